@@ -1,0 +1,1 @@
+"""The on-premise agent: what runs beside the data."""

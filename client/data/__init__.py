@@ -1,0 +1,1 @@
+"""Data sources: loading rows from the disk of the site."""

@@ -1,0 +1,1 @@
+"""Tasks: how rows become inputs and losses."""

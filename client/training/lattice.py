@@ -1,0 +1,136 @@
+"""Gaussian noise on a lattice: which step, which sensitivity, which error, and the sampler itself.
+
+Every record's clipped gradient is rounded to multiples of a public step gamma, the sum is taken in integers (exact, in
+any order), and Z = round(N(0, S^2)) is added in integers, S = noise standard deviation / gamma. For an integer x,
+x + round(y) = round(x + y): the released value is a rounding of the real Gaussian mechanism on the integer sum, so its
+Gaussian accounting holds (post-processing), with the sensitivity of that sum. No floating-point addition of noise to
+data ever happens (Mironov, CCS 2012, shows what that would leak).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from client.training.keystream import Stream
+
+Integers = npt.NDArray[np.int64]
+
+STEPS_PER_CLIP = 1 << 16  # gamma = clip / 2^16 for sigma <= 1, and in proportion for more
+FLOAT_SLACK = 2.0**-20  # float64 norms and scaling err by less than d * 2^-52 < 2^-20 relative, for d < 2^32
+TAIL = 9.5  # standard deviations that the sampler's table covers
+_TAIL_MASS = 2.2e-21  # P(|N(0,1)| > 9.5) < 2.11e-21
+_HIGH, _LOW = 63, 40  # bits of the weights: in the first word, and in the second where the first does not decide
+MIN_SIGMA, MAX_SIGMA = 0.1, 1000.0
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The public constants of the noise of one round.
+
+    `gamma`: lattice step. `sensitivity`: L2 bound on what adding or removing one record changes in the sum, which is
+    clip * (1 + 2^-20) + gamma * sqrt(d) / 2, since rounding moves each of d coordinates by at most gamma / 2.
+    `deviation`: standard deviation of the noise, noise multiplier * sensitivity, so that the multiplier stated in the
+    privacy event is the true one. `scale` = deviation / gamma.
+    """
+
+    clip: float
+    dimension: int
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not (self.clip > 0 and math.isfinite(self.clip) and 1 <= self.dimension < 2**32):
+            raise ValueError("clip must be positive and the dimension in [1, 2^32)")
+        if not MIN_SIGMA <= self.sigma <= MAX_SIGMA:
+            raise ValueError(f"the noise multiplier must lie in [{MIN_SIGMA}, {MAX_SIGMA}]")
+
+    @property
+    def gamma(self) -> float:
+        """Clip over 2^16, times the power of two at or above sigma if sigma > 1: `scale` stays near 2^15 to 2^16."""
+        return self.clip * 2.0 ** max(0, math.ceil(math.log2(self.sigma))) / STEPS_PER_CLIP
+
+    @property
+    def sensitivity(self) -> float:
+        """See the class."""
+        return self.clip * (1 + FLOAT_SLACK) + self.gamma * math.sqrt(self.dimension) / 2
+
+    @property
+    def deviation(self) -> float:
+        """See the class."""
+        return self.sigma * self.sensitivity
+
+    @property
+    def scale(self) -> float:
+        """Standard deviation in lattice steps, at least 6,553."""
+        return self.deviation / self.gamma
+
+
+class RoundedGaussian:
+    """Samples Z = round(N(0, scale^2)) by inverting a table of its distribution, one 64-bit word a sample.
+
+    One bit of a word is the sign; 63 bits w choose the magnitude m among the cumulated integer weights, which have 40
+    further bits: only when w equals a threshold does a second word decide, and a w above the last one is drawn again.
+    The weight of m is proportional to (2 for m > 0) * phi(x) * (1 + h^2 (x^2 - 1)/24 + h^4 (x^4 - 6 x^2 + 3)/1920),
+    x = m/S, h = 1/S: the integral of the normal density over [m - 1/2, m + 1/2] by its Taylor series; for S >= 2^12
+    and x <= 9.5 the next term is below 2^-60 relative.
+
+    Error, in two parts. Pointwise: every probability is within a factor e^(+-rho), rho < 2^-44 = `ratio_error`
+    (float64 exp of an argument below 46 whose relative error is below 2^-51); over N samples that turns (eps, delta)
+    into at most (eps + 2 N rho, e^(N rho) delta), below 2e-7 in eps for a million samples. Total variation, which is
+    added to delta, `tv_error`: the tail beyond 9.5 standard deviations and K weights rounded down to 2^-103.
+    """
+
+    ratio_error = 2.0**-44
+
+    def __init__(self, scale: float) -> None:
+        if scale < 2**12:
+            raise ValueError("the table's series needs a scale of at least 4096 lattice steps")
+        high, low = _weights(scale)
+        cumulated_low = np.cumsum(low, dtype=np.uint64)  # below 2^23 entries * 2^40
+        self._high = np.cumsum(high, dtype=np.uint64) + (cumulated_low >> np.uint64(_LOW))
+        self._low = cumulated_low & np.uint64(2**_LOW - 1)
+        self.tv_error = high.size * 2.0 ** -(_HIGH + _LOW) + _TAIL_MASS
+
+    def sample(self, stream: Stream, count: int) -> Integers:
+        """`count` independent samples, shape (count,), int64."""
+        words = stream.words(count)
+        high = words >> np.uint64(1)
+        magnitude = np.searchsorted(self._high, high, side="right")
+        # Happens for one sample in 10^11: w is a threshold, or beyond the last one.
+        for i in np.flatnonzero((magnitude == self._high.size) | (self._high[magnitude - 1] == high)):
+            magnitude[i] = self._settle(int(high[i]), stream)
+        signed = magnitude.astype(np.int64)
+        return np.where(words & np.uint64(1), -signed, signed)
+
+    def _settle(self, high: int, stream: Stream) -> int:
+        """The magnitude when 63 bits do not decide: 40 more bits, and again from the start beyond the last weight."""
+        while True:
+            low = int(stream.words(1)[0]) >> (64 - _LOW)
+            first = int(np.searchsorted(self._high, np.uint64(high), side="left"))
+            while first < self._high.size and (int(self._high[first]), int(self._low[first])) <= (high, low):
+                first += 1
+            if first < self._high.size:
+                return first
+            high = int(stream.words(1)[0]) >> 1
+
+
+def _weights(scale: float) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """The magnitudes' weights in units of 2^-103, as (units of 2^-63, the rest), together just below 2^103."""
+    x2 = (np.arange(math.ceil(TAIL * scale) + 1, dtype=np.float64) / scale) ** 2
+    h2 = 1.0 / (scale * scale)
+    mass = np.exp(-x2 / 2) * (1 + h2 * (x2 - 1) / 24 + h2 * h2 * (x2 * x2 - 6 * x2 + 3) / 1920)
+    mass[1:] *= 2
+    mass *= 2.0**_HIGH * (1 - 2.0**-40) / mass.sum()
+    whole = np.floor(mass)
+    return whole.astype(np.uint64), np.floor((mass - whole) * 2.0**_LOW).astype(np.uint64)
+
+
+def tv_error_femto(sampler: RoundedGaussian, dimension: int, steps: int) -> int:
+    """Total-variation error of a whole round, in 1e-15, rounded up: it adds over `dimension * steps` samples.
+
+    A mechanism within total variation t of an (eps, delta)-private one is (eps, delta + (1 + e^eps) t)-private.
+    """
+    return math.ceil(sampler.tv_error * dimension * steps * 1e15)

@@ -1,0 +1,164 @@
+"""A site's signed answers to one study digest: advice, approval, refusal. The DPO advises; the signatory decides.
+
+GDPR Art 38(6): the data-protection officer must not hold tasks that conflict with the office, so the DPO does not
+decide; a decision against the advice needs a reason, which is logged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from compliance.canonical import Json, parse_canonical
+from compliance.clock import parse_time
+from compliance.errors import Refused
+from compliance.identity import parse_envelope
+from compliance.policy import SitePolicy
+from compliance.study import SHA256, Software, Study
+from compliance.training_spec import Frozen
+from compliance.trust.root import NAME, Anchor
+from compliance.validation import load_model
+
+A = TypeVar("A", bound="_Answer")
+ADVICE, APPROVAL, REFUSAL = "residency.advice/1", "residency.approval/1", "residency.refusal/1"
+
+
+class _Answer(Frozen):
+    subject: Literal["study", "policy"]
+    digest: str = Field(pattern=SHA256, description="SHA-256 of the canonical study or policy")
+    site: str = Field(pattern=NAME)
+    at: str
+
+    def as_json(self) -> dict[str, Json]:
+        """JSON form, with `schema` under its public name."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class Advice(_Answer):
+    """What the data-protection officer advises."""
+
+    schema_: Literal["residency.advice/1"] = Field(alias="schema")
+    favourable: bool
+    text: str = Field(min_length=1, max_length=4000)
+
+
+class Approval(_Answer):
+    """The signatory lets the site take part, under this policy, with this software."""
+
+    schema_: Literal["residency.approval/1"] = Field(alias="schema")
+    advice: str = Field(pattern=SHA256, description="digest of the advice that was before the signatory")
+    against_advice_reason: str = ""
+    policy: str = Field(pattern=SHA256)
+    software: Software
+
+    @model_validator(mode="after")
+    def _study_only(self) -> Approval:
+        if self.subject != "study":
+            raise ValueError("an approval is of a study; a policy is signed itself")
+        return self
+
+
+class Refusal(_Answer):
+    """The signatory declines, with a reason."""
+
+    schema_: Literal["residency.refusal/1"] = Field(alias="schema")
+    reason: str = Field(min_length=1, max_length=4000)
+
+
+@dataclass(frozen=True)
+class OpenedAdvice:
+    """A verified advice with its digest."""
+
+    advice: Advice
+    digest: str
+
+
+def open_advice(anchor: Anchor, data: bytes, what: str, subject: Literal["study", "policy"]) -> OpenedAdvice:
+    """Verify that a DPO of the named site signed it, judged at its own time. Raises CheckFailed or InputError."""
+    claimed = _peek(data, what, Advice)
+    found = anchor.statement(data, ADVICE, what, role="dpo", holder=claimed.site, at=parse_time(claimed.at))
+    if claimed.subject != subject:
+        raise Refused("RSD-2205", f"{what} advises on a {claimed.subject}", found=claimed.subject, limit=subject)
+    return OpenedAdvice(claimed, found.digest)
+
+
+def open_approval(anchor: Anchor, data: bytes, what: str) -> tuple[Approval, str]:
+    """Verify that a signatory of the named site signed it, judged at its own time; with its digest."""
+    claimed = _peek(data, what, Approval)
+    found = anchor.statement(data, APPROVAL, what, role="signatory", holder=claimed.site, at=parse_time(claimed.at))
+    return claimed, found.digest
+
+
+def open_refusal(anchor: Anchor, data: bytes, what: str) -> tuple[Refusal, str]:
+    """Verify a refusal in the same way."""
+    claimed = _peek(data, what, Refusal)
+    found = anchor.statement(data, REFUSAL, what, role="signatory", holder=claimed.site, at=parse_time(claimed.at))
+    return claimed, found.digest
+
+
+def answer_schema(data: bytes, what: str) -> str:
+    """The `schema` field of a signed answer, unverified: to choose how to open it."""
+    payload = parse_canonical(parse_envelope(data, what).payload, what)
+    return str(payload.get("schema", "")) if isinstance(payload, dict) else ""
+
+
+def _peek(data: bytes, what: str, model: type[A]) -> A:
+    return load_model(model, parse_canonical(parse_envelope(data, what).payload, what), "RSD-2206", what)
+
+
+def check_approval(
+    approval: Approval, study_digest: str, study: Study, site: str, policy_digest: str, advice: OpenedAdvice | None
+) -> None:
+    """The approval is of exactly this study, policy and software, and the advice was before the signatory.
+
+    Raises Refused RSD-2201 (another study, policy, site or software), RSD-2202 (no advice), RSD-2203 (against advice
+    without a reason).
+    """
+    for what, found, limit in (
+        ("study", approval.digest, study_digest),
+        ("site", approval.site, site),
+        ("policy", approval.policy, policy_digest),
+        ("bundle", approval.software.bundle_sha256, study.software.bundle_sha256),
+        ("version", approval.software.version, study.software.version),
+    ):
+        if found != limit:
+            raise Refused(
+                "RSD-2201",
+                f"the approval of site {site} is for another {what}",
+                rule="an approval holds for one study, policy and software",
+                found=found[:12],
+                limit=limit[:12],
+                next="the signatory approves what is proposed now: residency study approve",
+            )
+    if advice is None or advice.digest != approval.advice or advice.advice.digest != study_digest:
+        raise Refused(
+            "RSD-2202",
+            f"the approval of site {site} comes without the DPO's advice on this study",
+            rule="GDPR Art 38(1): the DPO is involved in time",
+            found="no advice" if advice is None else advice.digest[:12],
+            limit=approval.advice[:12],
+            next="residency study advise, then approve with --advice",
+        )
+    if not advice.advice.favourable and not approval.against_advice_reason:
+        raise Refused(
+            "RSD-2203",
+            f"the approval of site {site} goes against the DPO's advice without a reason",
+            rule="a decision against advice needs a logged reason",
+            found="no reason",
+            limit="a reason",
+            next="approve again with --against-advice REASON, or refuse",
+        )
+
+
+def check_policy_owner(policy: SitePolicy, site: str, jurisdiction: str) -> None:
+    """The policy is this site's own. Raises Refused RSD-2204."""
+    if (policy.site, policy.jurisdiction) != (site, jurisdiction):
+        raise Refused(
+            "RSD-2204",
+            "this policy belongs to another site",
+            found=f"{policy.site} ({policy.jurisdiction})",
+            limit=f"{site} ({jurisdiction})",
+            next="install the policy that this site's signatory signed",
+        )

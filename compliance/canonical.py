@@ -1,0 +1,96 @@
+"""Canonical JSON (RFC 8785) and strict parsing: one value, one sequence of bytes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from typing import Any
+
+import rfc8785
+
+from compliance.errors import InputError
+
+Json = Any  # JSON of unknown shape; pydantic models narrow it at every border
+
+
+def canonical(value: Json) -> bytes:
+    """RFC 8785 bytes of `value`. Raises InputError RSD-2001 for floats, integers beyond 2^53 and non-JSON values.
+
+    Floats are refused although RFC 8785 allows them: signed objects hold integers only (milli-eps, micro-clip).
+    """
+    _refuse_floats(value, "$")
+    try:
+        return rfc8785.dumps(value)
+    except rfc8785.CanonicalizationError as e:
+        raise InputError("RSD-2001", f"this value has no canonical JSON form: {e}", rule="RFC 8785") from e
+
+
+def _refuse_floats(value: Json, where: str) -> None:
+    if isinstance(value, float):
+        raise InputError("RSD-2001", f"{where} is a float", rule="signed objects hold integers only", found=value)
+    if isinstance(value, dict):
+        for k, v in value.items():
+            _refuse_floats(v, f"{where}.{k}")
+    elif isinstance(value, list | tuple):
+        for i, v in enumerate(value):
+            _refuse_floats(v, f"{where}[{i}]")
+
+
+def parse_canonical(data: bytes, what: str) -> Json:
+    """Parse `data` and require that it is byte for byte its own canonical form. Raises InputError RSD-2002."""
+    value = parse_json(data, what)
+    if canonical(value) != data:
+        raise InputError(
+            "RSD-2002",
+            f"{what} is not in canonical form",
+            rule="RFC 8785",
+            found="other bytes",
+            limit="canonical bytes",
+            next="obtain the file again, as it was signed",
+        )
+    return value
+
+
+def parse_json(data: bytes, what: str) -> Json:
+    """Strict JSON: UTF-8, no duplicate keys, no NaN. Raises InputError RSD-2002 naming `what`."""
+
+    def no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+        out: dict[str, Json] = {}
+        for key, value in pairs:
+            if key in out:
+                raise ValueError(f"key {key!r} occurs twice")
+            out[key] = value
+        return out
+
+    def no_constant(name: str) -> Json:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=no_duplicates, parse_constant=no_constant)
+    except (ValueError, RecursionError) as e:
+        raise InputError(
+            "RSD-2002", f"{what} is not valid JSON: {e}", rule="RFC 8259", next="obtain the file again"
+        ) from e
+
+
+def b64encode(data: bytes) -> str:
+    """Standard base64 with padding (RFC 4648 section 4)."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def b64decode(text: str, what: str) -> bytes:
+    """Strict base64: only the one canonical encoding of a value is accepted. Raises InputError RSD-2003."""
+    try:
+        data = base64.b64decode(text.encode("ascii"), validate=True)
+    except (ValueError, binascii.Error) as e:
+        raise InputError("RSD-2003", f"{what} is not base64: {e}", rule="RFC 4648") from e
+    if b64encode(data) != text:
+        raise InputError("RSD-2003", f"{what} is not canonical base64", rule="RFC 4648 section 3.5")
+    return data
+
+
+def sha256_hex(data: bytes) -> str:
+    """SHA-256 as 64 lower-case hex digits."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,1 @@
+"""Command groups of the `residency` command that need neither Flower nor torch."""

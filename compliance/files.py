@@ -1,0 +1,56 @@
+"""Durable files: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from compliance.errors import EnvironmentFault, InputError
+
+
+def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Write `data` so that after a crash `path` holds the old or the new bytes, never a part; fsynced with its folder.
+
+    `private` makes the file readable by its owner only. Raises EnvironmentFault RSD-7001 (no space, no right).
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(fd, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            Path(name).chmod(0o600 if private else 0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as e:
+        raise EnvironmentFault(
+            "RSD-7001",
+            f"cannot write {path}: {e.strerror}",
+            rule="nothing is left half written",
+            found=e.strerror,
+            next="free disk space or fix the folder's owner, then repeat the command",
+        ) from e
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """The bytes of `path`. Raises InputError RSD-2005 that names `what` and the path."""
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise InputError(
+            "RSD-2005",
+            f"cannot read {what} at {path}: {e.strerror}",
+            found=e.strerror,
+            limit="a readable file",
+            next="check the path",
+        ) from e

@@ -1,0 +1,1 @@
+"""Law as data: packs, regions, and the decision whether one thing may leave for one recipient."""

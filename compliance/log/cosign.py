@@ -1,0 +1,79 @@
+"""Cosignatures: a witness states when it saw which checkpoint (c2sp.org/tlog-cosignature, "cosignature/v1", Ed25519).
+
+The signed message does not hold the witness's name, so one key must belong to one witness: `check_witness_keys`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from compliance.errors import InputError
+from compliance.log.note import TYPE_COSIGNATURE, Note, Signature, bad_signature, key_id
+
+WitnessKeys = Mapping[str, Ed25519PublicKey]
+"""The known witnesses: key name -> public key."""
+
+_PAYLOAD = struct.Struct(">Q64s")  # POSIX seconds, Ed25519 signature: 72 bytes
+
+
+def cosign(text: str, name: str, key: Ed25519PrivateKey, at: int) -> Signature:
+    """The cosignature of `name` over the checkpoint text `text` at POSIX second `at`."""
+    value = _PAYLOAD.pack(at, key.sign(_message(text, at)))
+    return Signature(name, key_id(name, TYPE_COSIGNATURE, key.public_key()), value)
+
+
+def verify(text: str, signature: Signature, public_key: Ed25519PublicKey) -> int:
+    """The POSIX second at which the witness cosigned `text`. Raises CheckFailed RSD-5002 for any other signature."""
+    name = signature.name
+    wanted = key_id(name, TYPE_COSIGNATURE, public_key)
+    if signature.key_id != wanted or len(signature.value) != _PAYLOAD.size:
+        found = f"key {signature.key_id.hex()}, {len(signature.value)} bytes"
+        raise bad_signature(f"this is no cosignature of {name}", found, f"key {wanted.hex()}, {_PAYLOAD.size} bytes")
+    at, value = _PAYLOAD.unpack(signature.value)
+    try:
+        if at >= 1 << 63:
+            raise InvalidSignature
+        public_key.verify(value, _message(text, at))
+    except InvalidSignature as e:
+        limit = f"{name} ({wanted.hex()})"
+        raise bad_signature(f"the cosignature of {name} does not verify", "another text or key", limit) from e
+    return int(at)
+
+
+def cosigners(note: Note, keys: WitnessKeys) -> dict[str, int]:
+    """The known witnesses that cosigned this note, each with its POSIX second.
+
+    Lines of unknown keys are ignored, as the note format demands; a bad line of a known key raises CheckFailed
+    RSD-5002.
+    """
+    seen: dict[str, int] = {}
+    for signature in note.signatures:
+        public_key = keys.get(signature.name)
+        if public_key is not None and signature.key_id == key_id(signature.name, TYPE_COSIGNATURE, public_key):
+            seen[signature.name] = verify(note.text, signature, public_key)
+    return seen
+
+
+def check_witness_keys(keys: WitnessKeys, log_key: Ed25519PublicKey) -> None:
+    """Require one key per witness, none of them the log's own. Raises InputError RSD-5055."""
+    owners: dict[bytes, str] = {log_key.public_bytes_raw(): "the log itself"}
+    for name, key in keys.items():
+        raw = key.public_bytes_raw()
+        if raw in owners:
+            raise InputError(
+                "RSD-5055",
+                f"{name} and {owners[raw]} have the same key",
+                rule="a witness is somebody else, with its own key",
+                found=raw.hex()[:16],
+                limit="another key for each",
+                next="give each witness a key of its own in trust.json",
+            )
+        owners[raw] = name
+
+
+def _message(text: str, at: int) -> bytes:
+    return f"cosignature/v1\ntime {at}\n{text}".encode()

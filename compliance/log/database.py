@@ -1,0 +1,119 @@
+"""SQLite as the log and the witness use it: durable, private to its owner, whole transactions or none."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from compliance.errors import EnvironmentFault
+
+BUSY_TIMEOUT_S = 30.0
+_OPEN_ATTEMPTS = 50
+
+
+class Database:
+    """One connection, usable from several threads and beside other processes. A failed write changes nothing."""
+
+    def __init__(self, path: Path, schema: str) -> None:
+        """Open or create `path` (mode 0600) with `schema`. Raises EnvironmentFault RSD-5030."""
+        self.path = path
+        self._lock = threading.RLock()
+        with self._translated("open"):
+            _create_private(path)
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._configure(schema)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _configure(self, schema: str) -> None:
+        self._use_wal()
+        for pragma in ("synchronous=FULL", "trusted_schema=OFF", "cell_size_check=ON"):
+            self._connection.execute(f"PRAGMA {pragma}")
+        tables = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if not tables:
+            with self.writing() as connection:
+                for statement in schema.split(";"):
+                    connection.execute(statement)
+
+    def _use_wal(self) -> None:
+        # SQLite does not wait for another process here, whatever the busy timeout says.
+        for attempt in range(_OPEN_ATTEMPTS):
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError:
+                if attempt == _OPEN_ATTEMPTS - 1:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
+    def close(self) -> None:
+        """Close the connection; the object cannot be used afterwards."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction, alone among all processes; on return from the block it is on disk.
+
+        Any exception rolls everything back. SQLite's become EnvironmentFault RSD-5030.
+        """
+        with self._transaction("BEGIN IMMEDIATE", "write") as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A read transaction: everything read in the block is of one moment. Raises EnvironmentFault RSD-5030."""
+        with self._transaction("BEGIN", "read") as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, begin: str, doing: str) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._translated(doing):
+            self._connection.execute(begin)
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as e:
+            raise EnvironmentFault(
+                "RSD-5030",
+                f"cannot {doing} {self.path}: {e}",
+                rule="what is not on disk did not happen: nothing may be released without its log entry",
+                found=e,
+                limit="a durable commit",
+                next="free disk space, check the disk and the file's owner, then repeat; nothing was half written",
+            ) from e
+
+
+def _create_private(path: Path) -> None:
+    """Create `path` as 0600 before SQLite sees it: its -wal and -shm files inherit the mode."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    except FileExistsError:
+        path.chmod(0o600)
+        return
+    os.close(descriptor)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,252 @@
+"""The durable log of one origin: append, read, prove, sign checkpoints, keep cosignatures."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from compliance import clock
+from compliance.errors import CheckFailed, InputError
+from compliance.log import checkpoint, cosign, merkle, note, tree
+from compliance.log.checkpoint import Checkpoint
+from compliance.log.cosign import WitnessKeys
+from compliance.log.database import Database
+from compliance.log.entry import Entry, new_entry
+
+
+class Draft(NamedTuple):
+    """What a caller wants recorded; the log adds index, time and salt."""
+
+    kind: str
+    body: dict[str, Any]
+    study: str = ""
+
+
+class Appended(NamedTuple):
+    """An entry that is on disk."""
+
+    index: int
+    leaf_hash: bytes
+
+
+class LogStore:
+    """One log, in one SQLite file (WAL, synchronous=FULL, mode 0600). Several processes and threads may use it at once.
+
+    Every method that reads the disk may raise EnvironmentFault RSD-5030 and, if what it reads is not what was
+    written, CheckFailed RSD-5032, RSD-5033 or RSD-5035.
+    """
+
+    def __init__(self, database: Database, origin: str, key: Ed25519PrivateKey) -> None:
+        """Use `open`."""
+        self._database = database
+        self._key = key
+        self.origin = origin
+
+    @classmethod
+    def open(cls, path: Path, origin: str, key: Ed25519PrivateKey) -> Self:
+        """Open the log at `path`, or create it.
+
+        Fails closed if the file is of another log (CheckFailed RSD-5031), if its tree is shorter than the last
+        checkpoint that it signed or does not continue it (RSD-5032), or if tree and entries differ in length or at
+        the last entry (RSD-5033, RSD-5035). `fsck` looks at every entry.
+        """
+        note.check_name(origin)
+        database = Database(path, tree.SCHEMA)
+        store = cls(database, origin, key)
+        try:
+            with database.writing() as connection:
+                tree.claim(connection, origin, key.public_key())
+                tree.check_ends(connection, origin)
+                store._check_last_checkpoint(connection)
+        except BaseException:
+            database.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def public_key(self) -> Ed25519PublicKey:
+        """The key that this log's checkpoints are signed with."""
+        return self._key.public_key()
+
+    @property
+    def size(self) -> int:
+        """The number of entries on disk."""
+        with self._database.reading() as connection:
+            return tree.size(connection)
+
+    def append(self, kind: str, body: dict[str, Any], study: str = "") -> Appended:
+        """Record one entry; it is durably on disk when this returns.
+
+        Raises InputError RSD-5020, RSD-5021, RSD-2001 (bad entry) and EnvironmentFault RSD-5030 (not written: whatever
+        was to be released with this entry must stay here).
+        """
+        return self.append_many([Draft(kind, body, study)])[0]
+
+    def append_many(self, drafts: Sequence[Draft]) -> list[Appended]:
+        """Record all of `drafts` in one durable commit, in order and without gaps, or none of them. As `append`."""
+        done: list[Appended] = []
+        with self._database.writing() as connection:
+            first = tree.size(connection)
+            for index, draft in enumerate(drafts, start=first):
+                # Read inside the transaction, so that times never run against the order of the entries.
+                entry = new_entry(index, clock.rfc3339(clock.now()), draft.kind, draft.body, draft.study)
+                done.append(Appended(index, tree.insert(connection, entry)))
+        return done
+
+    def entry(self, index: int) -> Entry:
+        """Entry `index`, checked against its hash in the tree. Raises InputError RSD-5034 (no such entry)."""
+        with self._database.reading() as connection:
+            size = tree.size(connection)
+            self._check_range(index, index + 1, size)
+            return next(iter(tree.read(connection, self.origin, index, index + 1)))
+
+    def entries(
+        self, start: int = 0, end: int | None = None, study: str | None = None, kind: str | None = None
+    ) -> list[Entry]:
+        """The entries [start, end) in order, of one study or kind if given, each checked against its hash.
+
+        Raises InputError RSD-5034 if the range is not in the log.
+        """
+        with self._database.reading() as connection:
+            size = tree.size(connection)
+            end = size if end is None else end
+            self._check_range(start, end, size)
+            return list(tree.read(connection, self.origin, start, end, study, kind))
+
+    def leaf_hashes(self, size: int | None = None) -> list[bytes]:
+        """The leaf hashes of the first `size` entries (all, if None), 32 bytes each. Raises InputError RSD-5034."""
+        with self._database.reading() as connection:
+            size = self._known_size(connection, size)
+            return tree.leaf_hashes(connection, size)
+
+    def inclusion_proof(self, index: int, size: int | None = None) -> tuple[bytes, ...]:
+        """The proof that entry `index` is in the first `size` entries. Raises InputError RSD-5012, RSD-5034."""
+        with self._database.reading() as connection:
+            size = self._known_size(connection, size)
+            return merkle.inclusion_proof(tree.subtrees(connection), index, size)
+
+    def consistency_proof(self, old: int, new: int | None = None) -> tuple[bytes, ...]:
+        """The proof that the first `new` entries continue the first `old`. Raises InputError RSD-5012, RSD-5034."""
+        with self._database.reading() as connection:
+            new = self._known_size(connection, new)
+            return merkle.consistency_proof(tree.subtrees(connection), old, new)
+
+    def checkpoint(self, size: int | None = None) -> str:
+        """The signed note of the first `size` entries (all, if None), without cosignatures; remembered on disk.
+
+        Never signs what does not continue the last signed checkpoint: CheckFailed RSD-5032. InputError RSD-5034.
+        """
+        with self._database.writing() as connection:
+            self._check_last_checkpoint(connection)
+            size = self._known_size(connection, size)
+            root = merkle.root_from(tree.subtrees(connection), size)
+            signed = checkpoint.sign(Checkpoint(self.origin, size, root), self._key)
+            connection.execute("INSERT OR IGNORE INTO checkpoints VALUES (?, ?)", (size, signed))
+        return signed
+
+    def add_cosignature(self, size: int, line: str, witness_keys: WitnessKeys) -> int:
+        """Keep a witness's signature line for the checkpoint of `size`; returns its POSIX second.
+
+        Raises InputError RSD-5034 (no checkpoint of that size was signed), RSD-5001, RSD-5055, and CheckFailed RSD-5002
+        (not by a known witness, or of another checkpoint). A repeated cosignature replaces the earlier one.
+        """
+        cosign.check_witness_keys(witness_keys, self.public_key)
+        signature = note.parse_line(line)
+        if signature.name not in witness_keys:
+            known = ", ".join(sorted(witness_keys))
+            raise note.bad_signature(f"{signature.name} is no known witness", signature.name, known)
+        with self._database.writing() as connection:
+            row = connection.execute("SELECT note FROM checkpoints WHERE size = ?", (size,)).fetchone()
+            if row is None:
+                raise _no_such("no checkpoint of this size was signed", size, "a signed size")
+            at = cosign.verify(note.parse(row[0]).text, signature, witness_keys[signature.name])
+            connection.execute("INSERT OR REPLACE INTO cosignatures VALUES (?, ?, ?)", (size, signature.name, line))
+        return at
+
+    def cosigned_checkpoints(self) -> tuple[str, ...]:
+        """The notes of all checkpoints that somebody cosigned, with the cosignature lines, smallest size first."""
+        query = (
+            "SELECT c.size, c.note, s.line FROM checkpoints c JOIN cosignatures s ON s.size = c.size"
+            " ORDER BY c.size, s.name"
+        )
+        notes: dict[int, note.Note] = {}
+        with self._database.reading() as connection:
+            for size, signed, line in connection.execute(query):
+                base = notes.get(size) or note.parse(signed)
+                notes[size] = note.with_signature(base, note.parse_line(line))
+        return tuple(n.encode() for n in notes.values())
+
+    def fsck(self) -> int:
+        """Hash every entry and every node again, and check every signed checkpoint; returns the number of entries.
+
+        Raises CheckFailed that names the first bad entry (RSD-5033), node (RSD-5035) or checkpoint (RSD-5032).
+        """
+        with self._database.reading() as connection:
+            size = tree.check_all(connection, self.origin)
+            signed = [row[0] for row in connection.execute("SELECT note FROM checkpoints ORDER BY size")]
+            self._check_checkpoints(connection, signed)
+        return size
+
+    def _check_last_checkpoint(self, connection: sqlite3.Connection) -> None:
+        rows = connection.execute("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1").fetchall()
+        self._check_checkpoints(connection, [row[0] for row in rows])
+
+    def _check_checkpoints(self, connection: sqlite3.Connection, signed: Iterable[str]) -> None:
+        size = tree.size(connection)
+        for encoded in signed:
+            last = checkpoint.open_signed(encoded, self.public_key, self.origin).checkpoint
+            if last.size > size:
+                raise _not_continued(last, f"{size} entries", f"{last.size} entries")
+            root = merkle.root_from(tree.subtrees(connection), last.size)
+            if root != last.root:
+                raise _not_continued(last, root.hex(), last.root.hex())
+
+    def _known_size(self, connection: sqlite3.Connection, size: int | None) -> int:
+        whole = tree.size(connection)
+        if size is None:
+            return whole
+        self._check_range(0, size, whole)
+        return size
+
+    def _check_range(self, start: int, end: int, size: int) -> None:
+        if not 0 <= start <= end <= size:
+            raise _no_such(f"log {self.origin} has no entries {start} to {end - 1}", f"{start}..{end}", f"0..{size}")
+
+
+def witness_keys_of(named: Mapping[str, bytes]) -> dict[str, Ed25519PublicKey]:
+    """Witness keys from raw 32-byte public keys."""
+    return {name: Ed25519PublicKey.from_public_bytes(raw) for name, raw in named.items()}
+
+
+def _no_such(message: str, found: object, limit: object) -> InputError:
+    return InputError(
+        "RSD-5034", message, rule="LogStore", found=found, limit=limit, next="ask for what the log has: see its size"
+    )
+
+
+def _not_continued(last: Checkpoint, found: str, limit: str) -> CheckFailed:
+    return CheckFailed(
+        "RSD-5032",
+        f"the tree of log {last.origin} does not continue its own checkpoint of {last.size} entries",
+        rule="a log never signs what is inconsistent with what it signed",
+        found=found,
+        limit=limit,
+        next="stop; restore the newest backup of the log, and tell the witnesses and the auditor",
+    )

@@ -1,0 +1,1 @@
+"""Privacy events, their (eps, delta), and the ledger that refuses."""

@@ -1,0 +1,219 @@
+"""From events to (eps, delta): privacy-loss distributions for what is reported, Renyi DP as the second opinion.
+
+The reported eps comes from dp_accounting's pessimistic PLD (Koskela et al. 2020, arXiv 1906.03049; Doroshenko et al.
+2022, arXiv 2207.04380), for add/remove neighbours. It is an upper bound for parameters fixed in advance, which a
+signed study does; across studies the ledger's filter decides (rdp_filter). Gaussian DP is not offered: its central
+limit approximation gave less noise than PLD needs, so it is no bound.
+
+dp_accounting takes two seconds to import and is imported on first use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from compliance.errors import InputError, Refused
+from compliance.privacy.events import PrivacyEvent
+from compliance.privacy.rdp_filter import conversion, curve
+
+_FINE = 1e-4  # spacing of the loss grid: the pessimistic error is far below a milli-eps
+_COARSE = 1e-3  # ten times faster, still an upper bound: narrows the search
+_MIN_NOISE_MICRO, _MAX_NOISE_MICRO = 200_000, 1_000_000_000  # the range of PrivacyEvent.noise_multiplier_micro
+_RDP_ORDERS = (*range(2, 33), 40, 48, 64, 96, 128, 256, 512)
+_SLACK = 1e-6  # milli-eps, above the rounding of the Fourier transforms
+
+Merged = tuple[tuple[int, Fraction, int], ...]  # (noise multiplier in micro, q, steps), sorted
+
+
+def epsilon(events: Iterable[PrivacyEvent], inverse_delta: int) -> int:
+    """Milli-eps, rounded up, such that all `events` together are (eps, 1 / inverse_delta)-DP; 0 for no events.
+
+    Includes the sampler's errors. Raises InputError RSD-4001 for events of different units, RSD-4002 for a delta
+    outside (0, 1), Refused RSD-4003 if the sampler's errors alone use up delta.
+    """
+    merged, tv_femto = _merge(events, inverse_delta)
+    return _pld_epsilon(merged, tv_femto, inverse_delta, _FINE) if merged else 0
+
+
+def epsilon_rdp(events: Iterable[PrivacyEvent], inverse_delta: int) -> int:
+    """Milli-eps, rounded up, by Renyi DP at integer orders: looser than `epsilon`, independent code, no imports.
+
+    The best order is taken at the end, which is right for parameters fixed in advance and wrong as a filter.
+    Same errors as `epsilon`.
+    """
+    events = tuple(events)
+    merged, tv_femto = _merge(events, inverse_delta)
+    if not merged:
+        return 0
+    sums = [sum(costs) for costs in zip(*(curve(e, _RDP_ORDERS) for e in events), strict=True)]
+
+    def at(delta: Fraction) -> int:
+        best = min(nano + conversion(order, 1 / delta) for order, nano in zip(_RDP_ORDERS, sums, strict=True))
+        return max(-(-best // 10**6), 0)
+
+    return _with_sampler(at, tv_femto, inverse_delta)
+
+
+def calibrate(
+    target_epsilon_milli: int,
+    inverse_delta: int,
+    sample_numerator: int,
+    sample_denominator: int,
+    steps_total: int,
+    tv_error_femto: int = 0,
+) -> int:
+    """The smallest noise multiplier of four significant digits, in micro, whose `epsilon` meets the target.
+
+    Four digits are at most 1e-3 apart, relatively. Deterministic. `steps_total` and `tv_error_femto` cover all
+    rounds and spare attempts. Raises Refused RSD-4004 if no multiplier up to 1000 meets the target.
+    """
+    rate = Fraction(sample_numerator, sample_denominator)
+
+    def meets(index: int, grid: float) -> bool:
+        merged = ((_noise(index), rate, steps_total),)
+        return _pld_epsilon(merged, tv_error_femto, inverse_delta, grid) <= target_epsilon_milli
+
+    PrivacyEvent(  # the ranges of the arguments
+        noise_multiplier_micro=1_000_000,
+        sample_numerator=sample_numerator,
+        sample_denominator=sample_denominator,
+        steps=steps_total,
+        unit="record",
+        tv_error_femto=tv_error_femto,
+    )
+    _check_delta(inverse_delta)
+    low, high = _bracket(lambda i: meets(i, _COARSE), target_epsilon_milli)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if meets(middle, _COARSE) else (middle, high)
+    while _noise(high - 1) >= _MIN_NOISE_MICRO and meets(high - 1, _FINE):
+        high -= 1
+    return _noise(high)
+
+
+def check_claim(event: PrivacyEvent, epsilon_milli: int, inverse_delta: int) -> int:
+    """`epsilon` of `event`, if it is at most `epsilon_milli`; else Refused RSD-4005 with both values.
+
+    Call it before a study is approved and reserved: the ledger records a study's claim, it does not prove it.
+    """
+    found = epsilon([event], inverse_delta)
+    if found > epsilon_milli:
+        raise Refused(
+            "RSD-4005",
+            "the study's noise does not give the eps that the study claims",
+            rule=f"PLD, add/remove, delta 1/{inverse_delta}",
+            found=f"{found} milli-eps",
+            limit=f"{epsilon_milli} milli-eps",
+            next="calibrate the noise multiplier for all steps, spare attempts included, and propose the study again",
+        )
+    return found
+
+
+def _noise(index: int) -> int:
+    """Noise multiplier, micro, of the `index`-th number of four digits: 1000..9999, then the next decade."""
+    decade, mantissa = divmod(index, 9000)
+    return (1000 + mantissa) * 10**decade
+
+
+def _index(noise_micro: int) -> int:
+    decade = len(str(noise_micro)) - 4
+    return decade * 9000 + noise_micro // 10**decade - 1000
+
+
+def _bracket(meets: Any, target: int) -> tuple[int, int]:
+    """(low, high): `high` meets the target, `low` does not or lies below the range."""
+    bottom, top = _index(_MIN_NOISE_MICRO), _index(_MAX_NOISE_MICRO)
+    at, stride = _index(1_000_000), 2000
+    if meets(at):
+        while at > bottom and meets(max(at - stride, bottom)):
+            at = max(at - stride, bottom)
+        return (bottom - 1, bottom) if at == bottom else (max(at - stride, bottom), at)
+    while not meets(min(at + stride, top)):
+        if at + stride >= top:
+            raise Refused(
+                "RSD-4004",
+                "no noise multiplier up to 1000 meets this eps",
+                found="more than the target at 1000",
+                limit=f"{target} milli-eps",
+                next="allow a larger eps, fewer steps or a smaller sampling rate",
+            )
+        at += stride
+    return at, min(at + stride, top)
+
+
+def _merge(events: Iterable[PrivacyEvent], inverse_delta: int) -> tuple[Merged, int]:
+    _check_delta(inverse_delta)
+    events = tuple(events)
+    units = sorted({e.unit for e in events})
+    if len(units) > 1:
+        raise InputError(
+            "RSD-4001", "events of different privacy units have no common eps", found=", ".join(units), limit="one unit"
+        )
+    steps: dict[tuple[int, Fraction], int] = {}
+    for e in events:
+        key = (e.noise_multiplier_micro, e.rate)
+        steps[key] = steps.get(key, 0) + e.steps
+    return tuple(sorted((s, q, n) for (s, q), n in steps.items())), sum(e.tv_error_femto for e in events)
+
+
+def _check_delta(inverse_delta: int) -> None:
+    if inverse_delta < 2:
+        raise InputError("RSD-4002", "delta must be below one", found=f"1/{inverse_delta}", limit="1/2 or smaller")
+
+
+@lru_cache(maxsize=256)
+def _pld_epsilon(merged: Merged, tv_femto: int, inverse_delta: int, grid: float) -> int:
+    distribution = _distribution(merged, grid)
+
+    def at(delta: Fraction) -> int:
+        eps = float(distribution.get_epsilon_for_delta(float(delta)))
+        if not math.isfinite(eps):
+            raise Refused(
+                "RSD-4003", "no finite eps at this delta", found="infinite", limit="finite", next="use a larger delta"
+            )
+        return math.ceil(eps * 1000 + _SLACK) if eps > 0 else 0
+
+    return _with_sampler(at, tv_femto, inverse_delta)
+
+
+@lru_cache(maxsize=32)
+def _distribution(merged: Merged, grid: float) -> Any:
+    from dp_accounting.pld import privacy_loss_distribution as pld  # noqa: PLC0415 - two seconds, only when needed
+
+    whole = None
+    for noise_micro, rate, steps in merged:
+        one = pld.from_gaussian_mechanism(
+            noise_micro / 1e6,
+            sampling_prob=float(rate),
+            value_discretization_interval=grid,
+            pessimistic_estimate=True,
+            neighboring_relation=pld.NeighborRel.ADD_OR_REMOVE_ONE,
+        ).self_compose(steps)
+        whole = one if whole is None else whole.compose(one)
+    return whole
+
+
+def _with_sampler(at: Any, tv_femto: int, inverse_delta: int) -> int:
+    """Least milli-eps e with at(delta - (1 + exp(e)) t) <= e, found from below; `at` maps a delta to milli-eps."""
+    delta, error = Fraction(1, inverse_delta), Fraction(tv_femto, 10**15)
+    eps = int(at(delta))
+    while error:
+        left = delta - error * (1 + Fraction(math.exp(min(eps / 1000, 700.0))))
+        if left <= 0:
+            raise Refused(
+                "RSD-4003",
+                "the sampler's error uses up delta",
+                rule="(1 + e^eps) times the total-variation error comes out of delta",
+                found=f"{tv_femto} femto at {eps} milli-eps",
+                limit=f"delta 1/{inverse_delta}",
+                next="use a sampler with a smaller error, fewer steps or a smaller eps",
+            )
+        needed = int(at(left))
+        if needed <= eps:
+            break
+        eps = needed
+    return eps

@@ -1,0 +1,1 @@
+"""Releases: the bundle that carries its evidence, and its offline verification."""

@@ -1,0 +1,1 @@
+"""Trust root: who may sign what, and when."""

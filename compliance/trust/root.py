@@ -1,0 +1,202 @@
+"""trust.json: who may sign what, and when, in the manner of a TUF root (TUF specification 1.0, section 5.3).
+
+The file is a statement signed by at least `threshold` different sites (their signatory keys). A successor must carry
+the threshold of its predecessor as well. The operator alone admits, replaces or revokes nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from compliance.canonical import Json, parse_canonical
+from compliance.clock import parse_time, rfc3339
+from compliance.errors import CheckFailed, InputError, Refused
+from compliance.files import read_bytes
+from compliance.identity import Envelope, PublicIdentity, Role, media_type, parse_envelope
+from compliance.training_spec import Frozen
+from compliance.validation import load_model
+
+NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+SCHEMA = "residency.trust/1"
+
+
+class Member(Frozen):
+    """A site, or the operator. `node_key` is the site's P-384 public key for Flower's node authentication (PEM)."""
+
+    name: str = Field(pattern=NAME)
+    jurisdiction: str = Field(pattern=r"^[A-Z]{2}$")
+    node_key: str = ""
+
+
+class Trust(Frozen):
+    """The verified content of trust.json."""
+
+    schema_: Literal["residency.trust/1"] = Field(alias="schema")
+    consortium: str = Field(pattern=NAME)
+    version: int = Field(ge=1)
+    previous: str = Field(default="", description="digest of the version before, empty for the first")
+    issued: str
+    expires: str
+    threshold: int = Field(ge=1)
+    operator: Member
+    sites: tuple[Member, ...] = Field(min_length=1)
+    keys: tuple[PublicIdentity, ...]
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Trust:
+        names = [s.name for s in self.sites]
+        if len(set(names)) != len(names) or self.operator.name in names:
+            raise ValueError("a member is listed twice")
+        if self.threshold > len(names):
+            raise ValueError(f"threshold {self.threshold} is above the {len(names)} sites")
+        keyids = [k.keyid for k in self.keys]
+        if len(set(keyids)) != len(keyids):
+            raise ValueError("one key is listed twice: each role needs a key of its own")
+        for key in self.keys:
+            known = [self.operator.name] if key.role == "operator" else [*names, self.operator.name]
+            if key.role != "witness" and key.holder not in known:
+                raise ValueError(f"key {key.keyid[:12]} belongs to {key.holder}, who is no member")
+        return self
+
+    def site(self, name: str) -> Member:
+        """The site called `name`. Raises InputError RSD-6010."""
+        for s in self.sites:
+            if s.name == name:
+                return s
+        raise InputError(
+            "RSD-6010",
+            f"{name} is no site of consortium {self.consortium}",
+            found=name,
+            limit=", ".join(s.name for s in self.sites),
+            next="admit the site first: residency consortium admit",
+        )
+
+    def keys_of(self, role: Role, holder: str | None = None) -> list[PublicIdentity]:
+        """Keys in this role, of this holder if given."""
+        return [k for k in self.keys if k.role == role and (holder is None or k.holder == holder)]
+
+    def log_origin(self, name: str) -> str:
+        """C2SP origin of the log of a member."""
+        return f"residency/{self.consortium}/{name}"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement whose signatures were verified: the payload and who signed it."""
+
+    payload: Json
+    digest: str
+    signers: tuple[PublicIdentity, ...]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A trust file that carries its threshold of signatures, with its digest."""
+
+    trust: Trust
+    digest: str
+    envelope: Envelope
+
+    def statement(
+        self, data: bytes, schema: str, what: str, *, role: Role, holder: str | None, at: datetime
+    ) -> Statement:
+        """Open a statement of this `schema` that a `role` key (of `holder`, if given), valid at `at`, signed.
+
+        Raises CheckFailed RSD-6006 (bad signature), RSD-6011 (nobody entitled signed) or InputError (malformed).
+        """
+        envelope = parse_envelope(data, what)
+        if envelope.payload_type != media_type(schema):
+            raise CheckFailed(
+                "RSD-6012",
+                f"{what} is another kind of statement",
+                found=envelope.payload_type,
+                limit=media_type(schema),
+            )
+        good = self.signers(envelope, role, holder, at)
+        if not good:
+            raise CheckFailed(
+                "RSD-6011",
+                f"nobody entitled signed {what}",
+                rule=f"trust version {self.trust.version}: a {role} key of {holder or 'a member'}, valid {rfc3339(at)}",
+                found=", ".join(k[:12] for k, _ in envelope.signatures) or "no signature",
+                limit=", ".join(k.keyid[:12] for k in self.trust.keys_of(role, holder)) or "no such key",
+                next="have the right person sign it, with the key that stands in trust.json",
+            )
+        return Statement(parse_canonical(envelope.payload, what), envelope.digest, tuple(good))
+
+    def signers(self, envelope: Envelope, role: Role, holder: str | None, at: datetime) -> list[PublicIdentity]:
+        """Identities in this role whose signature on `envelope` verifies and whose period covers `at`."""
+        candidates = [k for k in self.trust.keys_of(role, holder) if k.may_sign_at(at)]
+        good = envelope.valid_keyids({k.keyid: k.key() for k in candidates})
+        return [k for k in candidates if k.keyid in good]
+
+
+def signing_sites(trust: Trust, envelope: Envelope, judges: Trust) -> set[str]:
+    """Sites of `judges` whose signatory key signed `envelope`, judged at the time it was issued."""
+    at = parse_time(trust.issued)
+    keys = {k.keyid: k for k in judges.keys_of("signatory") if k.may_sign_at(at)}
+    return {keys[i].holder for i in envelope.valid_keyids({i: k.key() for i, k in keys.items()})}
+
+
+def parse_trust(data: bytes, what: str) -> tuple[Trust, Envelope]:
+    """Parse without judging signatures. Raises InputError RSD-6001."""
+    envelope = parse_envelope(data, what)
+    if envelope.payload_type != media_type(SCHEMA):
+        raise InputError("RSD-6001", f"{what} is no trust file", found=envelope.payload_type, limit=media_type(SCHEMA))
+    return load_model(Trust, parse_canonical(envelope.payload, what), "RSD-6001", what), envelope
+
+
+def open_trust(data: bytes, what: str, at: datetime | None = None) -> Anchor:
+    """Parse and insist on the threshold; with `at`, also on not being expired then.
+
+    Raises CheckFailed RSD-6002 (too few signatures) or Refused RSD-6013 (expired).
+    """
+    trust, envelope = parse_trust(data, what)
+    signed = signing_sites(trust, envelope, trust)
+    if len(signed) < trust.threshold:
+        raise CheckFailed(
+            "RSD-6002",
+            f"{what} is not signed by enough sites",
+            rule=f"{trust.threshold} of {len(trust.sites)} sites",
+            found=f"{len(signed)} ({', '.join(sorted(signed)) or 'none'})",
+            limit=trust.threshold,
+            next="have more signatories run: residency consortium sign",
+        )
+    if at is not None and at > parse_time(trust.expires):
+        raise Refused(
+            "RSD-6013", f"{what} has expired", rule="trust expiry", found=rfc3339(at), limit=trust.expires,
+            next="issue the next version of the trust file",
+        )  # fmt: skip
+    return Anchor(trust, envelope.digest, envelope)
+
+
+def load_anchor(path: Path, at: datetime | None = None) -> Anchor:
+    """Read and open a trust file."""
+    return open_trust(read_bytes(path, "trust file"), str(path), at)
+
+
+def check_successor(old: Anchor, new: Anchor) -> None:
+    """A new version follows the old one and carries the old threshold too. Raises Refused RSD-6014."""
+    signed = signing_sites(new.trust, new.envelope, old.trust)
+    problems: Iterable[tuple[bool, str, object, object]] = (
+        (new.trust.consortium != old.trust.consortium, "consortium", new.trust.consortium, old.trust.consortium),
+        (new.trust.version != old.trust.version + 1, "version", new.trust.version, old.trust.version + 1),
+        (new.trust.previous != old.digest, "previous", new.trust.previous[:12], old.digest[:12]),
+        (len(signed) < old.trust.threshold, "sites of the old version that signed", len(signed), old.trust.threshold),
+    )
+    for wrong, what, found, limit in problems:
+        if wrong:
+            raise Refused(
+                "RSD-6014",
+                f"this trust file does not follow version {old.trust.version}: {what}",
+                rule="TUF 5.3: a root is replaced only by its own threshold",
+                found=found,
+                limit=limit,
+                next="ask the other sites, outside this channel, which trust file is right",
+            )

@@ -1,0 +1,149 @@
+"""From untrusted JSON or YAML to frozen models: every mistake at once, with its field and line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from compliance.errors import InputError
+from compliance.files import read_bytes
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing wrong with a file: where, what, and the line when the file has lines."""
+
+    field: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line else ""
+        return f"{where}{self.field}: {self.message}"
+
+
+def load_model(model: type[M], value: object, code: str, what: str) -> M:
+    """Validate `value`. Raises InputError `code` that lists every mistake with its field."""
+    mistakes, loaded = try_model(model, value)
+    if loaded is None:
+        raise InputError(code, f"{what}: " + "; ".join(map(str, mistakes)), rule=f"schema of {model.__name__}")
+    return loaded
+
+
+def try_model(model: type[M], value: object) -> tuple[list[Mistake], M | None]:
+    """All mistakes and no model, or no mistake and the model."""
+    try:
+        return [], model.model_validate(_tuples(value))
+    except ValidationError as e:
+        return [Mistake(_dotted(err["loc"]), _plain(err)) for err in e.errors(include_url=False)], None
+
+
+def _tuples(value: object) -> object:
+    """Strict models take tuples where JSON has lists."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(v) for v in value)
+    return value
+
+
+def _plain(err: Any) -> str:
+    if err["type"] == "extra_forbidden":
+        return "unknown field"
+    if err["type"] == "missing":
+        return "missing"
+    shown = err.get("input")
+    value = f" (found {shown!r})" if isinstance(shown, int | str | float | bool) else ""
+    return f"{err['msg'].removeprefix('Value error, ')}{value}"
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    out = ""
+    for part in loc:
+        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else str(part)
+    return out or "(top)"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 safe loader that refuses duplicate keys and keeps dates and yes/no as they were written."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    out: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in out:
+            raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
+        out[key] = loader.construct_object(value_node, deep=True)
+    return out
+
+
+def _boolean(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
+    return str(loader.construct_scalar(node)) == "true"
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rx) for tag, rx in rules if not tag.endswith((":timestamp", ":bool"))]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _boolean)
+for _first in "tf":
+    _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), [_first])
+
+
+@dataclass(frozen=True)
+class YamlFile:
+    """A parsed YAML file that knows on which line each field stands."""
+
+    path: Path
+    value: Any
+    lines: dict[str, int]
+
+    def located(self, mistakes: list[Mistake]) -> list[Mistake]:
+        """The mistakes with their lines; a missing field gets the line of its parent. Ordered by line."""
+        found = [Mistake(m.field, m.message, self._line(m.field)) for m in mistakes]
+        return sorted(found, key=lambda m: m.line or 0)
+
+    def _line(self, field: str) -> int | None:
+        while field and field not in self.lines:
+            cut = max(field.rfind("."), field.rfind("["))
+            field = field[:cut] if cut > 0 else ""
+        return self.lines.get(field, 1)
+
+
+def read_yaml(path: Path, what: str) -> YamlFile:
+    """Read a YAML file. Raises InputError RSD-2006 with the line of a syntax error."""
+    text = read_bytes(path, what)
+    try:
+        loader = _Loader(text.decode("utf-8"))
+        node = loader.get_single_node()
+        value = loader.construct_document(node) if node is not None else None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        mark = getattr(e, "problem_mark", None)
+        at = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(e, "problem", None) or str(e)
+        raise InputError("RSD-2006", f"{path}{at}: {problem}", rule="YAML 1.1", next="correct the line") from e
+    lines: dict[str, int] = {}
+    if node is not None:
+        _collect_lines(node, "", lines)
+    return YamlFile(path, value, lines)
+
+
+def _collect_lines(node: yaml.Node, field: str, lines: dict[str, int]) -> None:
+    lines.setdefault(field, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            name = f"{field}.{key.value}" if field else str(key.value)
+            lines[name] = key.start_mark.line + 1
+            _collect_lines(value, name, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            _collect_lines(value, f"{field}[{i}]", lines)

@@ -1,0 +1,1 @@
+"""The demo: public commands, driven as subprocesses, and the baselines of the harness."""

@@ -1,0 +1,104 @@
+"""The `residency` command. Groups are imported only when they are called: `--help` needs neither torch nor flwr."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import ClassVar
+
+import click
+
+
+class LazyGroup(click.Group):
+    """Top of the command tree: name -> (module:attribute, one line of help)."""
+
+    COMMANDS: ClassVar[dict[str, tuple[str, str]]] = {
+        "verify": ("compliance.commands.verify:verify", "Check a release bundle offline."),
+        "key": ("compliance.commands.key:key", "Make and show signing keys."),
+        "consortium": ("compliance.commands.consortium:consortium", "The trust file: init, invite, admit, sign, show."),
+        "study": ("compliance.commands.study:study", "Write, check, sign, propose and answer studies."),
+        "policy": ("compliance.commands.policy:policy", "The limits of a site."),
+        "agent": ("client.commands:agent", "The on-premise agent beside the data."),
+        "server": ("server.commands:server", "The federation server."),
+        "run": ("server.run_commands:run", "Start and show runs."),
+        "release": ("compliance.commands.release:release", "Build and show a release."),
+        "explain": ("compliance.commands.explain:explain", "What an error code means and what to do."),
+        "demo": ("demo.command:demo", "The main job, on real data, on this machine."),
+        "bench": ("bench.command:bench", "Benchmarks that print JSON."),
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of a person's work."""
+        del ctx
+        return list(self.COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the group that is called."""
+        del ctx
+        if cmd_name not in self.COMMANDS:
+            return None
+        module, attribute = self.COMMANDS[cmd_name][0].split(":")
+        try:
+            loaded = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as e:
+            return _unavailable(cmd_name, str(e.name))
+        return loaded if isinstance(loaded, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Help lines without importing the groups."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.COMMANDS.items()])
+
+
+def _unavailable(name: str, missing: str) -> click.Command:
+    """A command whose packages are not installed: exit 7 with what to install."""
+    extra = {"agent": "agent", "server": "server", "run": "server"}.get(name, "demo")
+
+    @click.command(name, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+    def absent() -> None:
+        click.echo(f"error RSD-7002: '{name}' needs the package {missing}, which is not installed", err=True)
+        click.echo(f"  next: pip install 'residency[{extra}]'", err=True)
+        sys.exit(7)
+
+    return absent
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="residency")
+def cli() -> None:
+    """Federated fine-tuning in which each hospital decides what leaves, and anybody can check the record.
+
+    Example: residency verify out/bundle --trust out/trust.json
+    """
+
+
+def main() -> None:
+    """Run the command; usage errors exit 2, an interrupt 130, a bug 70 with a request to report it."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as e:  # noqa: BLE001 - the last line of defence: a bug is reported as one
+        frame = traceback.extract_tb(e.__traceback__)[-1]
+        click.echo(f"error RSD-7000: a bug: {type(e).__name__} at {frame.filename}:{frame.lineno}", err=True)
+        click.echo("  next: report it with this line; RESIDENCY_TRACEBACK=1 shows more", err=True)
+        if os.environ.get("RESIDENCY_TRACEBACK"):
+            traceback.print_exc()
+        sys.exit(70)
+
+
+if __name__ == "__main__":
+    main()

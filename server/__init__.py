@@ -1,0 +1,1 @@
+"""The federation server: coordinates rounds, decides nothing for a site."""

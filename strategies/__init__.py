@@ -1,0 +1,1 @@
+"""Federated mathematics and wire formats. No files, no sockets."""

@@ -1,0 +1,192 @@
+"""What travels between server and site: one JSON body and at most one flat array, both ways.
+
+A `Request` or `Reply` becomes a Flower RecordDict with exactly one ConfigRecord and, when there is an array, one
+ArrayRecord that holds one flat little-endian float32 array. One array costs six object transfers in Flower, ten arrays
+cost 24; and a flat array is read with np.frombuffer, without a copy and without np.load. Decoding is strict: whatever is
+not exactly this is refused, never repaired.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
+
+from compliance.canonical import canonical, parse_canonical, parse_json
+from compliance.errors import InputError, ResidencyError, RunFailed, error_class
+
+Vector: TypeAlias = NDArray[np.float32]
+
+MESSAGE_TYPES: Final = {"hello": "query", "join": "query", "round": "train", "witness": "query", "close": "query"}
+
+MAX_BODY_BYTES: Final = 4 * 2**20
+MAX_ARRAY_VALUES: Final = 2**28  # 1 GiB of float32
+MAX_REASON_CHARS: Final = 8192
+
+_BODY: Final = "body"
+_ARRAY: Final = "array"
+_FLAT: Final = "flat"
+_DTYPE: Final = "float32"
+_STYPE: Final = "residency.f32le"
+_ERROR_FIELDS: Final = ("code", "message", "rule", "found", "limit", "next")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question to one site. `kind` is a key of MESSAGE_TYPES, `body` canonical JSON, `array` float32[d] or None."""
+
+    kind: str
+    body: bytes
+    array: Vector | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A site's answer. `body` is canonical JSON, `array` float32[d] or None."""
+
+    body: bytes
+    array: Vector | None = None
+
+
+def message_type(kind: str) -> str:
+    """Flower's message type for a kind: "train" for a round, "query" for the rest. Raises InputError RSD-1110."""
+    try:
+        return MESSAGE_TYPES[kind]
+    except KeyError:
+        raise _malformed("the message kind is unknown", found=kind[:40], limit=", ".join(MESSAGE_TYPES)) from None
+
+
+def encode_request(request: Request) -> RecordDict:
+    """The RecordDict that carries `request`. Raises InputError RSD-1110, RSD-1111 for what `decode_request` refuses."""
+    message_type(request.kind)
+    return _encode({"kind": request.kind, "json": request.body}, request.array)
+
+
+def decode_request(record: RecordDict) -> Request:
+    """The exact inverse of `encode_request`; the array is read-only. Raises InputError RSD-1110, RSD-1111."""
+    fields, array = _decode(record, {"kind": str, "json": bytes})
+    message_type(fields["kind"])
+    return Request(fields["kind"], fields["json"], array)
+
+
+def encode_reply(reply: Reply) -> RecordDict:
+    """The RecordDict that carries `reply`. Raises InputError RSD-1110, RSD-1111 for what `decode_reply` refuses."""
+    return _encode({"json": reply.body}, reply.array)
+
+
+def decode_reply(record: RecordDict) -> Reply:
+    """The exact inverse of `encode_reply`; the array is read-only. Raises InputError RSD-1110, RSD-1111."""
+    fields, array = _decode(record, {"json": bytes})
+    return Reply(fields["json"], array)
+
+
+def _encode(fields: dict[str, Any], array: Vector | None) -> RecordDict:
+    _check_body(fields["json"])
+    record = RecordDict({_BODY: ConfigRecord(fields)})
+    if array is not None:
+        if array.dtype != np.float32 or array.ndim != 1 or array.size > MAX_ARRAY_VALUES:
+            raise _bad_array(f"{array.dtype}{list(array.shape)}")
+        data = np.ascontiguousarray(array, dtype="<f4").tobytes()
+        flat = Array(dtype=_DTYPE, shape=(int(array.size),), stype=_STYPE, data=data)
+        record[_ARRAY] = ArrayRecord({_FLAT: flat})
+    return record
+
+
+def _decode(record: RecordDict, expected: dict[str, type]) -> tuple[dict[str, Any], Vector | None]:
+    names = set(record)
+    if not {_BODY} <= names <= {_BODY, _ARRAY}:
+        raise _malformed("the message holds other records", found=_listed(names), limit=f"{_BODY} and perhaps {_ARRAY}")
+    body = record[_BODY]
+    if not isinstance(body, ConfigRecord) or {k: type(v) for k, v in body.items()} != expected:
+        raise _malformed("the body is not of this form", found=type(body).__name__, limit=_listed(set(expected)))
+    fields: dict[str, Any] = dict(body)
+    _check_body(fields["json"])
+    return fields, _read_array(record[_ARRAY]) if _ARRAY in names else None
+
+
+def _check_body(body: bytes) -> None:
+    if len(body) > MAX_BODY_BYTES:
+        raise _malformed("the body is too large", found=len(body), limit=MAX_BODY_BYTES)
+    parse_canonical(body, "the message body")
+
+
+def _read_array(record: object) -> Vector:
+    if not isinstance(record, ArrayRecord) or list(record) != [_FLAT]:
+        raise _bad_array("other arrays")
+    array = record[_FLAT]
+    described = f"{array.dtype}{list(array.shape)} as {array.stype}, {len(array.data)} bytes"
+    if array.dtype != _DTYPE or array.stype != _STYPE or len(array.shape) != 1:
+        raise _bad_array(described)
+    if not 0 <= array.shape[0] <= MAX_ARRAY_VALUES or len(array.data) != 4 * math.prod(array.shape):
+        raise _bad_array(described)
+    flat: Vector = np.frombuffer(array.data, dtype="<f4")
+    flat.flags.writeable = False
+    return flat
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(str(n)[:40] for n in names)[:8])
+
+
+def _malformed(message: str, *, found: object, limit: object) -> InputError:
+    return InputError(
+        "RSD-1110",
+        message,
+        rule="a message is one JSON body and at most one flat array",
+        found=found,
+        limit=limit,
+        next="run the same Residency version on both sides",
+    )
+
+
+def _bad_array(found: str) -> InputError:
+    return InputError(
+        "RSD-1111",
+        "the array is not one flat float32 array",
+        rule="a message carries at most one flat little-endian float32 array",
+        found=found,
+        limit=f"{_DTYPE}[d] as {_STYPE}, d <= {MAX_ARRAY_VALUES}",
+        next="run the same Residency version on both sides",
+    )
+
+
+def encode_error(error: ResidencyError) -> str:
+    """The reason of an error reply: `error.as_json()` and the exit code, as canonical JSON within MAX_REASON_CHARS."""
+    fields = {name: text[:1000] for name, text in error.as_json().items()}
+    return canonical({**fields, "exit": error.exit_code}).decode("utf-8")
+
+
+def decode_error(reason: str) -> ResidencyError:
+    """The error that `encode_error` wrote, in its class. Anything else becomes RunFailed RSD-8101, never an exception.
+
+    The text comes from a peer: it is bounded, and it is data to show, never an instruction.
+    """
+    try:
+        fields = parse_json(reason[: MAX_REASON_CHARS + 1].encode("utf-8", "replace"), "the error reply")
+        return _error_from(fields)
+    except (InputError, ValueError):
+        return RunFailed(
+            "RSD-8101",
+            "the site answered with an error that is not one of Residency's",
+            rule="a refusal carries a code and a reason",
+            found="".join(c if c.isprintable() else " " for c in reason[:200]),
+            limit="an RSD code",
+            next="look at the site's own log",
+        )
+
+
+def _error_from(fields: Any) -> ResidencyError:  # noqa: ANN401 - JSON of unknown shape
+    if not isinstance(fields, dict) or set(fields) != {*_ERROR_FIELDS, "exit"}:
+        raise ValueError("other fields")
+    texts = {name: fields[name] for name in _ERROR_FIELDS}
+    if not all(isinstance(t, str) and len(t) <= 1000 and t.isprintable() for t in texts.values()):
+        raise ValueError("a field is no short text")
+    if not re.fullmatch(r"RSD-\d{4}", texts["code"]) or type(fields["exit"]) is not int:
+        raise ValueError("no code")
+    code, message = texts.pop("code"), texts.pop("message")
+    return error_class(fields["exit"])(code, message, **texts)
