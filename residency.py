@@ -66,7 +66,11 @@ def _unavailable(name: str, missing: str) -> click.Command:
     return absent
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+# The agent's dry run by name: `study check --home` may call it, and compliance imports no agent.
+_SETTINGS = {"help_option_names": ["-h", "--help"], "obj": {"dry_run": "client.dry_run:dry_run"}}
+
+
+@click.command(cls=LazyGroup, context_settings=_SETTINGS)
 @click.version_option(package_name="residency")
 def cli() -> None:
     """Federated fine-tuning in which each hospital decides what leaves, and anybody can check the record.

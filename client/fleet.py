@@ -1,7 +1,7 @@
-"""The site's connection to the federation server: outward only, TLS with a pinned CA, every call signed by the node key.
+"""The site's connection to the federation server: outward only, TLS with a pinned CA, calls signed by the node key.
 
-Built on Flower's fleet HTTP client, not on its ready-made connection: that one ends the whole process when the server is
-away at the start or forgets the node, and a hospital's agent must wait instead.
+Built on Flower's fleet HTTP client, not on its ready-made connection: that one ends the whole process when the server
+is away at the start or forgets the node, and a hospital's agent must wait instead.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ _RETRY_WAITS_S: Final = (0.2, 0.5, 1.0, 2.0)
 _RUN_OVER: Final = 403  # Flower's status for a run that is not running
 
 
-class RunOver(Exception):  # noqa: N818 - not an error: the message is simply no longer wanted
+class RunOver(Exception):
     """The run of a message has ended; the message is dropped without a reply."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the server says about a run: the claimed SHA-256 of its bundle, and its settings."""
+    """What the server says about a run: its bundle and the claimed SHA-256 of it, and the run's settings."""
 
     run_id: int
     bundle_sha256: str
+    bundle: bytes
     settings: dict[str, Any]
     series_id: int
 
@@ -50,7 +51,6 @@ class Fleet:
         self._address = address
         self._stop = stop
         self._left = threading.Event()
-        self.lost = threading.Event()  # set once the server no longer knows this node
         self._public_key: bytes = self._f.public_key_to_bytes(key.public_key())
         interceptors = [
             self._f.RuntimeVersionHttpInterceptor(component_name="SuperNode"),
@@ -58,6 +58,7 @@ class Fleet:
         ]
         self._client = self._f.FleetHttpClient.from_server_address(address, False, ca, interceptors)
         self._node: Any = None
+        self._run: RunFacts | None = None
         self._heartbeat = threading.Thread(target=self._beat, name="fleet-heartbeat", daemon=True)
 
     @property
@@ -90,10 +91,8 @@ class Fleet:
         while not self._left.wait(HEARTBEAT_S / 3):
             try:
                 self._client.SendNodeHeartbeat(request)
-            except self._f.TransportError:
-                continue  # the next beat tries again; the polling reports the absence
-            except self._f.HTTPStatusError:
-                self.lost.set()
+            except (self._f.TransportError, self._f.HTTPStatusError):
+                continue  # the next beat tries again; the polling meets the same trouble and reports it
 
     def _call(self, method: Callable[[Any], ResponseT], request: object) -> ResponseT:
         """Call the server; try again through a short absence."""
@@ -143,18 +142,16 @@ class Fleet:
         return message, tree
 
     def run(self, run_id: int) -> RunFacts:
-        """What the server says about the run."""
-        response = self._call(self._client.GetRun, self._f.GetRunRequest(node=self._node, run_id=run_id))
-        run = self._m.run_from_proto(response.run)
-        return RunFacts(run_id, run.fab_hash, dict(run.override_config), run.series_id)
+        """What the server says about the run; nothing about it has been checked. Asked once per run."""
+        if self._run is None or self._run.run_id != run_id:
+            response = self._call(self._client.GetRun, self._f.GetRunRequest(node=self._node, run_id=run_id))
+            run = self._m.run_from_proto(response.run)
+            request = self._f.GetFabRequest(node=self._node, hash_str=run.fab_hash, run_id=run_id)
+            content: bytes = self._call(self._client.GetFab, request).fab.content
+            self._run = RunFacts(run_id, run.fab_hash, content, dict(run.override_config), run.series_id)
+        return self._run
 
-    def bundle(self, run: RunFacts) -> bytes:
-        """The bundle that the server sends for the run; nothing about it has been checked."""
-        request = self._f.GetFabRequest(node=self._node, hash_str=run.bundle_sha256, run_id=run.run_id)
-        content: bytes = self._call(self._client.GetFab, request).fab.content
-        return content
-
-    def fetch(self, run_id: int, tree: Any, max_bytes: int) -> Any:  # noqa: ANN401 - Flower's objects
+    def fetch(self, run_id: int, tree: Any, max_bytes: int) -> Any:
         """The whole message of `tree`; raises Refused RSD-1107 once more than `max_bytes` have arrived."""
         pull = self._m.make_pull_object_fn_protobuf(
             lambda request: self._call(self._client.PullObject, request), self._node, run_id
@@ -181,7 +178,7 @@ class Fleet:
         message.metadata.__dict__["_message_id"] = tree.object_id
         return message
 
-    def send(self, reply: Any, runtime_s: float) -> None:  # noqa: ANN401 - Flower's objects
+    def send(self, reply: Any, runtime_s: float) -> None:
         """Push a whole reply."""
         m = self._m
         with m.no_object_id_recompute():

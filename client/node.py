@@ -1,7 +1,7 @@
-"""The site's node: one process that asks the server for messages, judges each, and answers it with the installed app.
+"""The site's node: one process that asks the server for messages, judges each, and answers with the installed app.
 
-It opens no port. It waits for an absent server for ever, and it leaves cleanly when told to stop, so that the server can
-admit it again at once.
+It opens no port. It waits for an absent server for ever, and it leaves cleanly when told to stop, so that the server
+can admit it again at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from strategies.wire import encode_error
 
 _APP_REFUSED: Final = 7  # Flower's code for a bundle that a node does not accept
 _APP_RAISED: Final = 2  # Flower's code for an app that ended with an error
-_BACKOFF_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+_BACKOFF_S: Final = (0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _serve(
     config: NodeConfig, app: ClientApp, fleet: Fleet, stop: threading.Event, report: Callable[[NodeState], None]
 ) -> None:
     last_message_at = -config.active_for_s
-    while not stop.is_set() and not fleet.lost.is_set():
+    while not stop.is_set():
         received = fleet.receive()
         if received is not None:
             answer_message(config, app, fleet, *received)
@@ -132,11 +132,11 @@ def _serve(
         stop.wait(config.poll_active_s if active else config.poll_idle_s)
 
 
-def answer_message(config: NodeConfig, app: ClientApp, fleet: Fleet, head: Message, tree: Any) -> None:  # noqa: ANN401
+def answer_message(config: NodeConfig, app: ClientApp, fleet: Fleet, head: Message, tree: Any) -> None:
     """Judge the message, let the app answer it, and push the reply; a run that has ended gets none.
 
-    A ResidencyError goes back as its code and reason. Any other exception goes back by type only, because its text could
-    hold data; its traceback goes to this site's stderr.
+    A ResidencyError goes back as its code and reason. Any other exception goes back by type only, because its text
+    could hold data; its traceback goes to this site's stderr.
     """
     started = time.monotonic()
     try:
@@ -154,9 +154,9 @@ def answer_message(config: NodeConfig, app: ClientApp, fleet: Fleet, head: Messa
         return
 
 
-def _answer(config: NodeConfig, app: ClientApp, fleet: Fleet, head: Message, tree: Any) -> Message:  # noqa: ANN401
+def _answer(config: NodeConfig, app: ClientApp, fleet: Fleet, head: Message, tree: Any) -> Message:
     run = fleet.run(head.metadata.run_id)
-    check_bundle(run.bundle_sha256, fleet.bundle(run), config.approved_bundles())
+    check_bundle(run.bundle_sha256, run.bundle, config.approved_bundles())
     check_settings(run.settings)
     message = fleet.fetch(run.run_id, tree, config.max_message_bytes)
     return app(message, _context(config, fleet.node_id, run))
@@ -178,13 +178,14 @@ def check_settings(settings: dict[str, Any]) -> None:
 
     The bundle's digest does not cover a run's settings: this is where an operator could try to change a parameter.
     """
-    if set(settings) == {"study"} and re.fullmatch(r"[0-9a-f]{64}", str(settings["study"])):
+    study = settings.get("study")
+    if set(settings) == {"study"} and isinstance(study, str) and re.fullmatch(r"[0-9a-f]{64}", study):
         return
     raise Refused(
         "RSD-1105",
         "the run brings settings of its own",
         rule="parameters come from the signed study only",
-        found=", ".join(f"{ascii(k)}={ascii(v)}" for k, v in sorted(settings.items()))[:300] or "no settings",
+        found=", ".join(f"{k!a}={v!a}" for k, v in sorted(settings.items()))[:300] or "no settings",
         limit="study=<digest>",
         next="ask the operator to start the run with the study's digest and nothing else",
     )

@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 
 from compliance.canonical import Json, parse_canonical
 from compliance.clock import parse_time
-from compliance.errors import Refused
-from compliance.identity import parse_envelope
+from compliance.errors import InputError, Refused
+from compliance.identity import media_type, parse_envelope
 from compliance.policy import SitePolicy
 from compliance.study import SHA256, Software, Study
 from compliance.training_spec import Frozen
@@ -84,6 +84,14 @@ def open_advice(anchor: Anchor, data: bytes, what: str, subject: Literal["study"
     return OpenedAdvice(claimed, found.digest)
 
 
+def read_advice(data: bytes, what: str) -> OpenedAdvice:
+    """An advice whose signature is not judged, because there is no trust file yet. Raises InputError."""
+    envelope = parse_envelope(data, what)
+    if envelope.payload_type != media_type(ADVICE):
+        raise InputError("RSD-2206", f"{what} is no advice", found=envelope.payload_type, limit=media_type(ADVICE))
+    return OpenedAdvice(_peek(data, what, Advice), envelope.digest)
+
+
 def open_approval(anchor: Anchor, data: bytes, what: str) -> tuple[Approval, str]:
     """Verify that a signatory of the named site signed it, judged at its own time; with its digest."""
     claimed = _peek(data, what, Approval)
@@ -132,7 +140,7 @@ def check_approval(
                 limit=limit[:12],
                 next="the signatory approves what is proposed now: residency study approve",
             )
-    if advice is None or advice.digest != approval.advice or advice.advice.digest != study_digest:
+    if advice is None or not _was_before_the_signatory(approval, study_digest, advice):
         raise Refused(
             "RSD-2202",
             f"the approval of site {site} comes without the DPO's advice on this study",
@@ -150,6 +158,13 @@ def check_approval(
             limit="a reason",
             next="approve again with --against-advice REASON, or refuse",
         )
+
+
+def _was_before_the_signatory(approval: Approval, study_digest: str, advice: OpenedAdvice) -> bool:
+    """The named advice, by this site's own DPO, on this study, not written after the decision."""
+    in_time = parse_time(advice.advice.at) <= parse_time(approval.at)
+    subject = (advice.digest, advice.advice.digest, advice.advice.site)
+    return in_time and subject == (approval.advice, study_digest, approval.site)
 
 
 def check_policy_owner(policy: SitePolicy, site: str, jurisdiction: str) -> None:

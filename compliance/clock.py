@@ -17,6 +17,14 @@ def rfc3339(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def time_or_none(text: object) -> datetime | None:
+    """`parse_time`, or None for what is no time."""
+    try:
+        return parse_time(text) if isinstance(text, str) else None
+    except InputError:
+        return None
+
+
 def parse_time(text: str, what: str = "time") -> datetime:
     """Parse `2026-11-21T10:00:00Z` or a date (midnight UTC). Raises InputError RSD-2004."""
     for form in ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"):

@@ -42,6 +42,25 @@ def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
         ) from e
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """`write_durably` to a path where nothing is. Raises InputError RSD-2009, EnvironmentFault RSD-7001."""
+    refuse_existing(path)
+    write_durably(path, data)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises InputError RSD-2009 if something is at `path`."""
+    if path.exists() or path.is_symlink():
+        raise InputError(
+            "RSD-2009",
+            f"{path} exists already",
+            rule="a file is never overwritten",
+            found="a file",
+            limit="nothing at this path",
+            next="choose another path, or move the file away",
+        )
+
+
 def read_bytes(path: Path, what: str) -> bytes:
     """The bytes of `path`. Raises InputError RSD-2005 that names `what` and the path."""
     try:

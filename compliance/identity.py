@@ -11,14 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from compliance.canonical import Json, b64decode, b64encode, canonical, parse_canonical, sha256_hex
-from compliance.clock import parse_time
-from compliance.errors import CheckFailed, InputError
+from compliance.clock import parse_time, time_or_none
+from compliance.errors import CheckFailed, EnvironmentFault, InputError
 from compliance.files import read_bytes, write_durably
 from compliance.training_spec import Frozen
 from compliance.validation import load_model
@@ -37,6 +37,15 @@ class PublicIdentity(Frozen):
     not_before: str
     not_after: str
     revoked_at: str | None = None
+
+    @model_validator(mode="after")
+    def _has_a_period(self) -> PublicIdentity:
+        start, end = time_or_none(self.not_before), time_or_none(self.not_after)
+        if start is None or end is None or end <= start:
+            raise ValueError(f"not_after {self.not_after} is not after not_before {self.not_before}")
+        if self.revoked_at is not None and time_or_none(self.revoked_at) is None:
+            raise ValueError(f"revoked_at {self.revoked_at} is not a UTC time")
+        return self
 
     @property
     def keyid(self) -> str:
@@ -101,7 +110,11 @@ def save_signer(signer: Signer, folder: Path) -> tuple[Path, Path]:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     write_durably(private, pem, private=True)
-    write_durably(public, canonical(signer.identity.as_json()) + b"\n")
+    try:
+        write_durably(public, canonical(signer.identity.as_json()) + b"\n")
+    except EnvironmentFault:
+        private.unlink(missing_ok=True)  # a private key without its public record is of no use to anybody
+        raise
     return private, public
 
 
@@ -116,7 +129,7 @@ def load_signer(path: Path) -> Signer:
     pem = read_bytes(path, "private key")
     try:
         private = serialization.load_pem_private_key(pem, None)
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as e:
         raise InputError("RSD-6005", f"{path} is not an unencrypted PEM private key", next="give the .key file") from e
     if not isinstance(private, Ed25519PrivateKey):
         raise InputError("RSD-6005", f"{path} is not an Ed25519 key", found=type(private).__name__, limit="Ed25519")

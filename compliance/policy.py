@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from compliance.canonical import Json
-from compliance.clock import parse_time
+from compliance.clock import parse_time, time_or_none
 from compliance.errors import Refused
-from compliance.study import DATE, SHA256, SiteTerms, Study
+from compliance.study import DATE, SHA256, Purpose, SiteTerms, Study
 from compliance.training_spec import Frozen
 from compliance.trust.root import NAME
 
@@ -38,7 +38,7 @@ class SitePolicy(Frozen):
     jurisdiction: str = Field(pattern=r"^[A-Z]{2}$")
     issued: str = Field(pattern=DATE)
     expires: str = Field(pattern=DATE)
-    purposes: tuple[str, ...] = Field(min_length=1)
+    purposes: tuple[Purpose, ...] = Field(min_length=1)
     tasks: tuple[str, ...] = Field(min_length=1)
     units: tuple[Literal["record", "patient"], ...] = Field(min_length=1)
     epsilon_milli_at_most: int = Field(ge=1, le=100_000)
@@ -55,7 +55,10 @@ class SitePolicy(Frozen):
     def _coherent(self) -> SitePolicy:
         if len({p.id for p in self.law_packs}) != len(self.law_packs):
             raise ValueError("a law pack is listed twice")
-        if parse_time(self.expires) <= parse_time(self.issued):
+        issued, expires = time_or_none(self.issued), time_or_none(self.expires)
+        if issued is None or expires is None:
+            raise ValueError(f"issued {self.issued} or expires {self.expires} is no day of the calendar")
+        if expires <= issued:
             raise ValueError(f"expires {self.expires} is not after issued {self.issued}")
         return self
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from compliance.canonical import Json
-from compliance.clock import parse_time
+from compliance.canonical import Json, parse_canonical
+from compliance.clock import parse_time, time_or_none
+from compliance.errors import Refused
+from compliance.identity import parse_envelope
 from compliance.training_spec import Frozen, ModelSpec, TaskSpec, TrainingSpec
-from compliance.trust.root import NAME
-from compliance.validation import Mistake
+from compliance.trust.root import NAME, Anchor
+from compliance.validation import Mistake, load_model
 
 SCHEMA = "residency.study/1"
 SHA256 = r"^[0-9a-f]{64}$"
-DATE = r"^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}:\d{2}Z)?$"
+DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?$"
+MOST_STEPS = 10_000_000  # of all rounds of a study together: the range of the privacy accounting
+Purpose = Literal["scientific_research", "public_health", "quality_improvement"]
 
 
 class Organisation(Frozen):
@@ -75,7 +80,7 @@ class SiteTerms(Frozen):
     batch: int = Field(ge=1, le=10**7)
     weight: int = Field(ge=1, le=10**9)
     epsilon_milli: int = Field(ge=1, le=100_000)
-    noise_multiplier_micro: int = Field(ge=1, le=10**12)
+    noise_multiplier_micro: int = Field(ge=200_000, le=10**9)
 
 
 class Quorum(Frozen):
@@ -97,13 +102,15 @@ class Study(Frozen):
     schema_: Literal["residency.study/1"] = Field(alias="schema")
     name: str = Field(pattern=NAME)
     consortium: str = Field(pattern=NAME)
-    purpose: Literal["scientific_research", "public_health", "quality_improvement"]
+    purpose: Purpose
     description: str = Field(min_length=1, max_length=2000)
     operator: Organisation
     controllers: tuple[str, ...] = Field(min_length=1)
     documents: tuple[StudyDocument, ...]
+    issued: str = Field(pattern=DATE, description="when it was signed; `study sign` fills it in")
     starts: str = Field(pattern=DATE)
     ends: str = Field(pattern=DATE)
+    dataset: str = Field(pattern=NAME, description="the name under which each site registered its extract")
     task: TaskSpec
     model: ModelSpec
     training: TrainingSpec
@@ -135,6 +142,27 @@ class Study(Frozen):
         return self.training.rounds + self.privacy.spare_rounds
 
 
+def open_study(anchor: Anchor, data: bytes, what: str) -> tuple[Study, str]:
+    """The study in a signed file, with its digest: signed by this consortium's operator, judged at `issued`.
+
+    Raises CheckFailed (signature), InputError RSD-2007 (mistakes) or Refused RSD-2210 (another consortium).
+    """
+    study = load_model(Study, parse_canonical(parse_envelope(data, what).payload, what), "RSD-2007", what)
+    if (study.consortium, study.operator.name) != (anchor.trust.consortium, anchor.trust.operator.name):
+        raise Refused(
+            "RSD-2210",
+            f"{what} belongs to another consortium or operator",
+            rule="a study is the operator's of the consortium in the trust file",
+            found=f"{study.consortium}, {study.operator.name}",
+            limit=f"{anchor.trust.consortium}, {anchor.trust.operator.name}",
+            next="give the trust file of the study's consortium",
+        )
+    found = anchor.statement(
+        data, SCHEMA, what, role="operator", holder=study.operator.name, at=parse_time(study.issued)
+    )
+    return study, found.digest
+
+
 def study_mistakes(raw: Json) -> list[Mistake]:
     """Rules between fields, all at once, on a raw study; a field of the wrong shape is left to the schema's report."""
     if not isinstance(raw, dict):
@@ -156,7 +184,6 @@ def _integer(raw: Json, *path: str) -> int | None:
 def _site_mistakes(raw: dict[str, Json]) -> list[Mistake]:
     out: list[Mistake] = []
     seen: dict[Json, int] = {}
-    inverse_delta = _integer(raw, "privacy", "inverse_delta")
     for i, site in _rows(raw, "sites"):
         name, batch, count = site.get("name"), _integer(site, "batch"), _integer(site, "records_public")
         if isinstance(name, str) and name in seen:
@@ -165,13 +192,21 @@ def _site_mistakes(raw: dict[str, Json]) -> list[Mistake]:
             seen[name] = i
         if batch and count and batch > count:
             out.append(Mistake(f"sites[{i}].batch", f"{batch} is above records_public {count}: q would exceed 1"))
-        if inverse_delta and count and inverse_delta < 10 * count:
-            message = f"delta is too large: 1/{inverse_delta} is above 1/(10 records_public) = 1/{10 * count}"
-            out.append(Mistake("privacy.inverse_delta", f"{message} at site {name}"))
+    out += _delta_mistakes(raw)
     quorum = _integer(raw, "quorum", "sites")
     if quorum and seen and quorum > len(seen):
         out.append(Mistake("quorum.sites", f"{quorum} is above the {len(seen)} sites"))
     return out
+
+
+def _delta_mistakes(raw: dict[str, Json]) -> list[Mistake]:
+    """One mistake for the delta of all sites, with the site that asks for the smallest."""
+    counts = [(_integer(s, "records_public") or 0, str(s.get("name"))) for _, s in _rows(raw, "sites")]
+    inverse_delta, (count, name) = _integer(raw, "privacy", "inverse_delta"), max(counts, default=(0, ""))
+    if not inverse_delta or inverse_delta >= 10 * count:
+        return []
+    message = f"delta is too large: 1/{inverse_delta} is above 1/(10 records_public) = 1/{10 * count} at site {name}"
+    return [Mistake("privacy.inverse_delta", message)]
 
 
 def _document_mistakes(raw: dict[str, Json]) -> list[Mistake]:
@@ -183,20 +218,34 @@ def _document_mistakes(raw: dict[str, Json]) -> list[Mistake]:
             out.append(Mistake(f"documents[{i}].id", f"{name} is listed twice"))
         elif isinstance(name, str):
             seen.add(name)
-        if isinstance(expires, str) and isinstance(ends, str) and expires[:10] < ends[:10]:
+        out += _date_mistakes(doc, "expires", f"documents[{i}].expires")
+        until, end = time_or_none(expires), time_or_none(ends)
+        if until and end and until < end:
             out.append(Mistake(f"documents[{i}].expires", f"{expires} is before the end of the study, {ends}"))
     return out
 
 
 def _term_mistakes(raw: dict[str, Json]) -> list[Mistake]:
-    out: list[Mistake] = []
-    starts, ends = raw.get("starts"), raw.get("ends")
-    if isinstance(starts, str) and isinstance(ends, str) and ends <= starts:
-        out.append(Mistake("ends", f"{ends} is not after starts, {starts}"))
+    out = [*_date_mistakes(raw, "starts", "starts"), *_date_mistakes(raw, "ends", "ends")]
+    starts, ends = time_or_none(raw.get("starts")), time_or_none(raw.get("ends"))
+    if starts and ends and ends <= starts:
+        out.append(Mistake("ends", f"{raw['ends']} is not after starts, {raw['starts']}"))
     rounds, last = _integer(raw, "training", "rounds"), _integer(raw, "aggregation", "average_last_rounds")
+    steps, spare = _integer(raw, "training", "steps"), _integer(raw, "privacy", "spare_rounds")
+    if rounds and steps and spare is not None and steps * (rounds + spare) > MOST_STEPS:
+        found = steps * (rounds + spare)
+        out.append(Mistake("training.steps", f"{found} steps in all rounds and spare rounds, above {MOST_STEPS}"))
     if rounds and last and last > rounds:
         out.append(Mistake("aggregation.average_last_rounds", f"{last} is above training.rounds {rounds}"))
     return out
+
+
+def _date_mistakes(row: dict[str, Json], key: str, field: str) -> list[Mistake]:
+    """A date of the right form that no calendar has, such as 2026-13-01; other forms are the schema's to report."""
+    value = row.get(key)
+    if isinstance(value, str) and re.fullmatch(DATE, value) and time_or_none(value) is None:
+        return [Mistake(field, f"{value} is no day of the calendar")]
+    return []
 
 
 def covers(study: Study, at: str) -> bool:

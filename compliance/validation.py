@@ -72,12 +72,24 @@ def _dotted(loc: tuple[int | str, ...]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 safe loader that refuses duplicate keys and keeps dates and yes/no as they were written."""
+    """YAML 1.1 safe loader that refuses duplicate keys and aliases.
+
+    Dates, yes/no, 010 and 1:30 stay as they were written: YAML 1.1 would read the last two as 8 and 90.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """An alias lets a short file stand for a huge or endless one."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # the stubs leave it out
+            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not allowed", mark)
+        return super().compose_node(parent, index)
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     out: dict[Any, Any] = {}
     for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
         key = loader.construct_object(key_node, deep=True)
         if key in out:
             raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
@@ -90,11 +102,14 @@ def _boolean(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, rx) for tag, rx in rules if not tag.endswith((":timestamp", ":bool"))]
+    first: [(tag, rx) for tag, rx in rules if not tag.endswith((":timestamp", ":bool", ":int"))]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 _Loader.add_constructor("tag:yaml.org,2002:bool", _boolean)
+_INTEGER = re.compile(r"^[-+]?(0|[1-9][0-9_]*)$")
+for _first in "-+0123456789":
+    _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, [_first])
 for _first in "tf":
     _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), [_first])
 
@@ -126,7 +141,7 @@ def read_yaml(path: Path, what: str) -> YamlFile:
         loader = _Loader(text.decode("utf-8"))
         node = loader.get_single_node()
         value = loader.construct_document(node) if node is not None else None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
         mark = getattr(e, "problem_mark", None)
         at = f" line {mark.line + 1}" if mark else ""
         problem = getattr(e, "problem", None) or str(e)

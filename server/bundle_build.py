@@ -20,9 +20,9 @@ def build_bundle() -> tuple[bytes, str]:
     """The bundle's bytes and their SHA-256 (64 lower-case hex digits).
 
     The bytes depend on the two files in server/bundle and on nothing else: not on time, folder, user, platform, zlib
-    (files are stored uncompressed) or the version of Flower, whose own builder rewrites pyproject.toml with whatever TOML
-    writer is installed. The form is Flower's: the files, and .info/CONTENT with one line "path,sha256,bits" for each.
-    Raises InputError RSD-2005 if the installation lacks the two files.
+    (files are stored uncompressed) or the version of Flower, whose own builder rewrites pyproject.toml with whatever
+    TOML writer is installed. The form is Flower's: the files, and .info/CONTENT with a line "path,sha256,bits" for
+    each. Raises InputError RSD-2005 if the installation lacks the two files.
     """
     files = {name: read_bytes(_FOLDER / name, "the app bundle's source") for name in FILES}
     listing = "\n".join(f"{name},{hashlib.sha256(data).hexdigest()},{8 * len(data)}" for name, data in files.items())

@@ -1,9 +1,9 @@
 """The one place that touches private Flower names.
 
-Flower 1.41 has no public interface for a node of one's own, for a server entry with two doors, or for starting runs from
-Python. The names that this needs are listed here as data, by role, and loaded on first use: a site never imports server
-modules, and a server never imports node modules. A name that is gone, or a parameter that was renamed, stops the process
-with EnvironmentFault RSD-7103 before anything is sent.
+Flower 1.41 has no public interface for a node of one's own, for a server entry with two doors, or for starting runs
+from Python. The names that this needs are listed here as data, by role, and loaded on first use: a site never imports
+server modules, and a server never imports node modules. A name that is gone, or a parameter that was renamed, stops the
+process with EnvironmentFault RSD-7103 before anything is sent.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A `Request` or `Reply` becomes a Flower RecordDict with exactly one ConfigRecord and, when there is an array, one
 ArrayRecord that holds one flat little-endian float32 array. One array costs six object transfers in Flower, ten arrays
-cost 24; and a flat array is read with np.frombuffer, without a copy and without np.load. Decoding is strict: whatever is
-not exactly this is refused, never repaired.
+cost 24; and a flat array is read with np.frombuffer, without a copy and without np.load. Decoding is strict: whatever
+is not exactly this is refused, never repaired.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def decode_error(reason: str) -> ResidencyError:
         )
 
 
-def _error_from(fields: Any) -> ResidencyError:  # noqa: ANN401 - JSON of unknown shape
+def _error_from(fields: Any) -> ResidencyError:
     if not isinstance(fields, dict) or set(fields) != {*_ERROR_FIELDS, "exit"}:
         raise ValueError("other fields")
     texts = {name: fields[name] for name in _ERROR_FIELDS}

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 Words = npt.NDArray[np.uint64]
-_CHUNK = 1 << 20  # bytes of zeros encrypted at a time
 _MARK = 64  # bytes kept aside to recognise a repeated stream
 
 
@@ -54,12 +53,7 @@ class Keystream:
 
     def words(self, count: int) -> Words:
         """See `Stream.words`. Little-endian."""
-        out = np.empty(count, dtype="<u8")
-        view = memoryview(out).cast("B")
-        for start in range(0, len(view), _CHUNK):
-            part = view[start : start + _CHUNK]
-            part[:] = self._encryptor.update(bytes(len(part)))
-        return out.astype(np.uint64, copy=False)
+        return np.frombuffer(self._encryptor.update(bytes(8 * count)), dtype="<u8").astype(np.uint64)
 
 
 def poisson_mask(stream: Stream, records: int, numerator: int, denominator: int) -> npt.NDArray[np.bool_]:
@@ -75,4 +69,5 @@ def poisson_mask(stream: Stream, records: int, numerator: int, denominator: int)
     words = stream.words(records)
     while (again := np.flatnonzero(words > last)).size:
         words[again] = stream.words(again.size)
-    return np.less(words % np.uint64(denominator), np.uint64(numerator))
+    drawn: npt.NDArray[np.bool_] = words % np.uint64(denominator) < np.uint64(numerator)
+    return drawn

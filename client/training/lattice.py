@@ -24,7 +24,7 @@ FLOAT_SLACK = 2.0**-20  # float64 norms and scaling err by less than d * 2^-52 <
 TAIL = 9.5  # standard deviations that the sampler's table covers
 _TAIL_MASS = 2.2e-21  # P(|N(0,1)| > 9.5) < 2.11e-21
 _HIGH, _LOW = 63, 40  # bits of the weights: in the first word, and in the second where the first does not decide
-MIN_SIGMA, MAX_SIGMA = 0.1, 1000.0
+MIN_SIGMA, MAX_SIGMA = 0.1, 100.0
 
 
 @dataclass(frozen=True)

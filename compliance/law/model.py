@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, field_validator
 
 from compliance.canonical import Json
@@ -119,5 +117,4 @@ class Decision(Frozen):
 
     def as_entry(self) -> dict[str, Json]:
         """JSON for the log, without floats: `canonical` accepts it."""
-        kind: Literal["residency.decision/1"] = "residency.decision/1"
-        return {"schema": kind, **self.model_dump(mode="json")}
+        return {"schema": "residency.decision/1", **self.model_dump(mode="json")}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,6 @@ from compliance.files import read_bytes
 from compliance.law.regions import ANY, CODE, DAY, region_names
 from compliance.law.strict_yaml import parse_yaml
 from compliance.law.vocabulary import (
-    ARTIFACTS,
     NEVER_LEAVES,
     PURPOSES,
     Artifact,
@@ -122,15 +121,9 @@ class Rule(Frozen):
             raise ValueError("requires and house limits belong to allow rules; a deny rule has unless")
         return self
 
-    @cached_property
-    def artifacts(self) -> frozenset[str]:
-        """The artifact kinds in scope, `*` resolved."""
-        return frozenset(ARTIFACTS if "*" in self.artifact else self.artifact)
-
-    @cached_property
-    def purposes(self) -> frozenset[str]:
-        """The purposes in scope, `*` resolved."""
-        return frozenset(PURPOSES if "*" in self.purpose else self.purpose)
+    def concerns(self, artifact: str, purpose: str) -> bool:
+        """True if both are in scope, `*` resolved."""
+        return not {"*", artifact}.isdisjoint(self.artifact) and not {"*", purpose}.isdisjoint(self.purpose)
 
 
 class Pack(Frozen):
@@ -153,7 +146,7 @@ class Pack(Frozen):
     @field_validator("jurisdictions")
     @classmethod
     def _are_codes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(len(code) != 2 or not code.isascii() or not code.isupper() for code in value):
+        if any(re.fullmatch(CODE, code) is None for code in value):
             raise ValueError(f"jurisdictions are ISO 3166-1 codes, {CODE}")
         return value
 
@@ -182,6 +175,11 @@ class Pack(Frozen):
         """SHA-256 of the file that this pack was read from."""
         return sha256_hex(self._raw)
 
+    @property
+    def raw(self) -> bytes:
+        """The bytes of that file."""
+        return self._raw
+
     def is_intact(self) -> bool:
         """True if the bytes behind `digest` say exactly what this object says."""
         return bool(self._raw) and load_pack(self._raw) == self
@@ -189,8 +187,8 @@ class Pack(Frozen):
 
 def _denies_raw_data(rule: Rule) -> bool:
     always = rule.effect == "deny" and rule.unless.empty and not rule.to_region_except
-    everywhere = ANY in rule.from_region and ANY in rule.to_region and "*" in rule.purpose
-    return always and everywhere and rule.artifacts >= NEVER_LEAVES
+    everywhere = ANY in rule.from_region and ANY in rule.to_region
+    return always and everywhere and all(rule.concerns(a, p) for a in NEVER_LEAVES for p in PURPOSES)
 
 
 def load_pack(source: Path | bytes) -> Pack:

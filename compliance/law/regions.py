@@ -73,7 +73,9 @@ def region_names() -> frozenset[str]:
 def in_region(code: str, name: str, at: datetime) -> bool:
     """Was jurisdiction `code` (ISO 3166-1 alpha-2) in the set `name` at `at`? Raises InputError RSD-3003 for no set."""
     if name not in region_names():
-        raise InputError("RSD-3003", f"there is no region set {name}", found=name, limit=", ".join(sorted(region_names())))
+        raise InputError(
+            "RSD-3003", f"there is no region set {name}", found=name, limit=", ".join(sorted(region_names()))
+        )
     return name in regions_of(code, at.date())
 
 

@@ -7,6 +7,7 @@ bytes so that what is hashed is what is parsed.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import yaml
 
@@ -56,6 +57,8 @@ def _scalar(node: yaml.Node, what: str) -> Json:
     return text
 
 
-def _mistake(what: str, mark: yaml.Mark | None, problem: str) -> InputError:
+def _mistake(what: str, mark: Any, problem: str) -> InputError:
     at = f" line {mark.line + 1}" if mark else ""
-    return InputError("RSD-3001", f"{what}{at}: {problem}", rule="strict YAML", next="correct the line and load it again")
+    return InputError(
+        "RSD-3001", f"{what}{at}: {problem}", rule="strict YAML", next="correct the line and load it again"
+    )

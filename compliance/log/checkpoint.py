@@ -35,9 +35,10 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class SignedCheckpoint:
-    """A checkpoint whose log signature was verified, and the note that it stands in."""
+    """A checkpoint, the log's verified signature of it, and the note that it stands in."""
 
     checkpoint: Checkpoint
+    signature: note.Signature
     note: note.Note
 
 
@@ -79,8 +80,8 @@ def open_signed(encoded: str, public_key: Ed25519PublicKey, origin: str | None =
             limit=origin,
             next="send the checkpoint of the log that was asked for",
         )
-    note.verify(parsed, checkpoint.origin, public_key)
-    return SignedCheckpoint(checkpoint, parsed)
+    signature = note.verify(parsed, checkpoint.origin, public_key)
+    return SignedCheckpoint(checkpoint, signature, parsed)
 
 
 def _malformed(why: str, found: object, limit: object) -> InputError:

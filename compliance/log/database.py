@@ -38,11 +38,10 @@ class Database:
         self._use_wal()
         for pragma in ("synchronous=FULL", "trusted_schema=OFF", "cell_size_check=ON"):
             self._connection.execute(f"PRAGMA {pragma}")
-        tables = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if not tables:
-            with self.writing() as connection:
-                for statement in schema.split(";"):
-                    connection.execute(statement)
+        with self.writing() as connection:
+            tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+            for statement in [] if tables else schema.split(";"):
+                connection.execute(statement)
 
     def _use_wal(self) -> None:
         # SQLite does not wait for another process here, whatever the busy timeout says.

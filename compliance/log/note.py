@@ -1,8 +1,8 @@
 """Signed notes: a text with signature lines, in the form of c2sp.org/signed-note.
 
-    <text, ends with a newline>
-    <blank line>
-    — <key name> <base64 of key id (4 bytes) and signature>
+<text, ends with a newline>
+<blank line>
+— <key name> <base64 of key id (4 bytes) and signature>
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ def parse_line(line: str) -> Signature:
     return Signature(check_name(parts[1]), blob[:KEY_ID_SIZE], blob[KEY_ID_SIZE:])
 
 
-def verify(note: Note, name: str, public_key: Ed25519PublicKey) -> None:
-    """Require a good Ed25519 signature (type 0x01) by this key. Raises CheckFailed RSD-5002."""
+def verify(note: Note, name: str, public_key: Ed25519PublicKey) -> Signature:
+    """Require a good Ed25519 signature (type 0x01) by this key and return it. Raises CheckFailed RSD-5002."""
     wanted = key_id(name, TYPE_ED25519, public_key)
     signature = note.signature(name, wanted)
     if signature is None:
@@ -128,6 +128,7 @@ def verify(note: Note, name: str, public_key: Ed25519PublicKey) -> None:
         raise bad_signature(
             f"the signature of {name} does not verify", "another text or key", f"{name} ({wanted.hex()})"
         ) from e
+    return signature
 
 
 def bad_signature(message: str, found: str, limit: str) -> CheckFailed:

@@ -13,14 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from compliance.errors import CheckFailed, ResidencyError
 from compliance.log import merkle
 from compliance.log.entry import Entry, decode
-from compliance.log.merkle import Frontier, Subtrees
+from compliance.log.merkle import Subtrees
 
 SCHEMA = """
 CREATE TABLE log (one INTEGER PRIMARY KEY CHECK (one = 1), origin TEXT NOT NULL, public_key BLOB NOT NULL) STRICT;
-CREATE TABLE entries (
-    idx INTEGER PRIMARY KEY, kind TEXT NOT NULL, study TEXT NOT NULL, data BLOB NOT NULL
-) STRICT;
-CREATE INDEX entries_of_study ON entries (study, idx);
+CREATE TABLE entries (idx INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE nodes (
     level INTEGER NOT NULL, i INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (level, i)
 ) STRICT, WITHOUT ROWID;
@@ -58,8 +55,7 @@ def size(connection: sqlite3.Connection) -> int:
 def insert(connection: sqlite3.Connection, entry: Entry) -> bytes:
     """Insert the next entry and the subtrees that it completes; returns its leaf hash. Raises CheckFailed RSD-5035."""
     data = entry.encode()
-    row = (entry.index, entry.kind, entry.study, data)
-    connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?)", row)
+    connection.execute("INSERT INTO entries VALUES (?, ?)", (entry.index, data))
     leaf = merkle.leaf_hash(data)
     lookup = subtrees(connection)
     level, i, node = 0, entry.index, leaf
@@ -91,26 +87,18 @@ def leaf_hashes(connection: sqlite3.Connection, count: int) -> list[bytes]:
     return [bytes(row[0]) for row in rows]
 
 
-def read(
-    connection: sqlite3.Connection, origin: str, start: int, end: int, study: str | None = None, kind: str | None = None
-) -> Iterator[Entry]:
-    """The entries [start, end), filtered if asked, each checked against its leaf hash. Raises CheckFailed RSD-5033.
-
-    Without a filter a missing entry is an error too; a filter trusts the columns that `fsck` checks.
-    """
+def read(connection: sqlite3.Connection, origin: str, start: int, end: int) -> Iterator[Entry]:
+    """The entries [start, end) in order, each checked against its leaf hash. Raises CheckFailed RSD-5033, RSD-5035."""
     query = (
-        "SELECT n.i, n.hash, e.data, e.kind, e.study FROM nodes n LEFT JOIN entries e ON e.idx = n.i"
-        " WHERE n.level = 0 AND n.i >= ? AND n.i < ?"
-        " AND (? IS NULL OR e.study = ?) AND (? IS NULL OR e.kind = ?) ORDER BY n.i"
+        "SELECT n.i, n.hash, e.data FROM nodes n LEFT JOIN entries e ON e.idx = n.i"
+        " WHERE n.level = 0 AND n.i >= ? AND n.i < ? ORDER BY n.i"
     )
-    expected = start
-    for index, leaf, data, row_kind, row_study in connection.execute(
-        query, (start, end, study, study, kind, kind)
-    ):
-        if study is None and kind is None and index != expected:
+    rows = connection.execute(query, (start, end))
+    for expected in range(start, end):
+        row = rows.fetchone()
+        if row is None or row[0] != expected:
             raise _damaged(f"the tree of log {origin} lacks leaf {expected}", "nothing", "32 bytes")
-        expected = index + 1
-        yield _checked(origin, index, leaf, data, (row_kind, row_study))
+        yield _checked(origin, expected, row[1], row[2])
 
 
 def check_ends(connection: sqlite3.Connection, origin: str) -> None:
@@ -130,26 +118,27 @@ def check_ends(connection: sqlite3.Connection, origin: str) -> None:
 
 
 def check_all(connection: sqlite3.Connection, origin: str) -> int:
-    """Hash all entries and nodes again; returns their number. Raises CheckFailed RSD-5033, RSD-5035."""
-    frontier = Frontier()
+    """Hash all entries and nodes again; returns the number of entries. Raises CheckFailed RSD-5033, RSD-5035."""
+    leaves = size(connection)
     lookup = subtrees(connection)
-    for entry in read(connection, origin, 0, size(connection)):
-        frontier = frontier.append(entry.leaf_hash())
-        _check_new_nodes(lookup, frontier)
+    for entry in read(connection, origin, 0, leaves):
+        _check_nodes_above(lookup, entry.index)
     check_ends(connection, origin)
-    return frontier.size
+    return leaves
 
 
-def _check_new_nodes(lookup: Subtrees, frontier: Frontier) -> None:
-    """The last peak covers every node that the last leaf completed; nodes below it were checked when they were peaks."""
-    level = (frontier.size & -frontier.size).bit_length() - 1
-    i = (frontier.size >> level) - 1
-    stored = lookup(level, i)
-    if stored != frontier.peaks[-1]:
-        raise _damaged(f"node {i} of level {level} is not the hash of its entries", stored.hex(), frontier.peaks[-1].hex())
+def _check_nodes_above(lookup: Subtrees, index: int) -> None:
+    """Check the inner nodes that leaf `index` completes, given that all nodes before them are right."""
+    level, i = 0, index
+    while i & 1:
+        level, i = level + 1, i >> 1
+        stored = lookup(level, i)
+        computed = merkle.node_hash(lookup(level - 1, 2 * i), lookup(level - 1, 2 * i + 1))
+        if stored != computed:
+            raise _damaged(f"node {i} of level {level} is not the hash of its children", stored.hex(), computed.hex())
 
 
-def _checked(origin: str, index: int, leaf: bytes, data: bytes | None, columns: tuple[str, str]) -> Entry:
+def _checked(origin: str, index: int, leaf: bytes, data: bytes | None) -> Entry:
     found = "nothing" if data is None else merkle.leaf_hash(data).hex()
     if data is None or found != leaf.hex():
         raise _bad_entry(origin, index, found, leaf.hex())
@@ -157,9 +146,8 @@ def _checked(origin: str, index: int, leaf: bytes, data: bytes | None, columns: 
         entry = decode(data)
     except ResidencyError as e:
         raise _bad_entry(origin, index, e.message, "an entry") from e
-    held = (entry.index, entry.kind, entry.study)
-    if held != (index, *columns):
-        raise _bad_entry(origin, index, str(held), str((index, *columns)))
+    if entry.index != index:
+        raise _bad_entry(origin, index, f"entry {entry.index}", f"entry {index}")
     return entry
 
 

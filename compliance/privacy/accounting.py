@@ -11,19 +11,22 @@ dp_accounting takes two seconds to import and is imported on first use.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from compliance.errors import InputError, Refused
 from compliance.privacy.events import PrivacyEvent
-from compliance.privacy.rdp_filter import conversion, curve
+from compliance.privacy.rdp_filter import conversion, step_cost_nano
 
 _FINE = 1e-4  # spacing of the loss grid: the pessimistic error is far below a milli-eps
-_COARSE = 1e-3  # ten times faster, still an upper bound: narrows the search
+_COARSE = 1e-3  # ten times faster, still an upper bound: narrows the search, and serves little noise
+_LITTLE_NOISE_MICRO = 500_000  # below it losses are so large that the fine grid gains nothing and takes seconds
 _MIN_NOISE_MICRO, _MAX_NOISE_MICRO = 200_000, 1_000_000_000  # the range of PrivacyEvent.noise_multiplier_micro
 _RDP_ORDERS = (*range(2, 33), 40, 48, 64, 96, 128, 256, 512)
+_LOUD_ORDERS = (2, 3, 4, 6, 9, 14)
+_LOUD_MILLI = 40_000  # beyond eps 40 the RDP bound is given: PLD's grids would grow to gigabytes to say the same
 _SLACK = 1e-6  # milli-eps, above the rounding of the Fourier transforms
 
 Merged = tuple[tuple[int, Fraction, int], ...]  # (noise multiplier in micro, q, steps), sorted
@@ -32,8 +35,9 @@ Merged = tuple[tuple[int, Fraction, int], ...]  # (noise multiplier in micro, q,
 def epsilon(events: Iterable[PrivacyEvent], inverse_delta: int) -> int:
     """Milli-eps, rounded up, such that all `events` together are (eps, 1 / inverse_delta)-DP; 0 for no events.
 
-    Includes the sampler's errors. Raises InputError RSD-4001 for events of different units, RSD-4002 for a delta
-    outside (0, 1), Refused RSD-4003 if the sampler's errors alone use up delta.
+    Includes the sampler's errors. Where Renyi DP finds more than eps 40, that looser bound is returned. Raises
+    InputError RSD-4001 for events of different units, RSD-4002 for a delta above 1/2, Refused RSD-4003 if the
+    sampler's errors alone use up delta.
     """
     merged, tv_femto = _merge(events, inverse_delta)
     return _pld_epsilon(merged, tv_femto, inverse_delta, _FINE) if merged else 0
@@ -45,17 +49,8 @@ def epsilon_rdp(events: Iterable[PrivacyEvent], inverse_delta: int) -> int:
     The best order is taken at the end, which is right for parameters fixed in advance and wrong as a filter.
     Same errors as `epsilon`.
     """
-    events = tuple(events)
     merged, tv_femto = _merge(events, inverse_delta)
-    if not merged:
-        return 0
-    sums = [sum(costs) for costs in zip(*(curve(e, _RDP_ORDERS) for e in events), strict=True)]
-
-    def at(delta: Fraction) -> int:
-        best = min(nano + conversion(order, 1 / delta) for order, nano in zip(_RDP_ORDERS, sums, strict=True))
-        return max(-(-best // 10**6), 0)
-
-    return _with_sampler(at, tv_femto, inverse_delta)
+    return _rdp_epsilon(merged, tv_femto, inverse_delta, _RDP_ORDERS) if merged else 0
 
 
 def calibrate(
@@ -75,7 +70,10 @@ def calibrate(
 
     def meets(index: int, grid: float) -> bool:
         merged = ((_noise(index), rate, steps_total),)
-        return _pld_epsilon(merged, tv_error_femto, inverse_delta, grid) <= target_epsilon_milli
+        try:
+            return _pld_epsilon(merged, tv_error_femto, inverse_delta, grid) <= target_epsilon_milli
+        except Refused:  # with so little noise the sampler's error uses up delta: more noise is needed
+            return False
 
     PrivacyEvent(  # the ranges of the arguments
         noise_multiplier_micro=1_000_000,
@@ -116,15 +114,15 @@ def check_claim(event: PrivacyEvent, epsilon_milli: int, inverse_delta: int) -> 
 def _noise(index: int) -> int:
     """Noise multiplier, micro, of the `index`-th number of four digits: 1000..9999, then the next decade."""
     decade, mantissa = divmod(index, 9000)
-    return (1000 + mantissa) * 10**decade
+    return (1000 + mantissa) * int(10**decade)
 
 
 def _index(noise_micro: int) -> int:
     decade = len(str(noise_micro)) - 4
-    return decade * 9000 + noise_micro // 10**decade - 1000
+    return decade * 9000 + noise_micro // int(10**decade) - 1000
 
 
-def _bracket(meets: Any, target: int) -> tuple[int, int]:
+def _bracket(meets: Callable[[int], bool], target: int) -> tuple[int, int]:
     """(low, high): `high` meets the target, `low` does not or lies below the range."""
     bottom, top = _index(_MIN_NOISE_MICRO), _index(_MAX_NOISE_MICRO)
     at, stride = _index(1_000_000), 2000
@@ -165,8 +163,21 @@ def _check_delta(inverse_delta: int) -> None:
         raise InputError("RSD-4002", "delta must be below one", found=f"1/{inverse_delta}", limit="1/2 or smaller")
 
 
+def _rdp_epsilon(merged: Merged, tv_femto: int, inverse_delta: int, orders: tuple[int, ...]) -> int:
+    sums = [sum(step_cost_nano(noise, rate, order, steps) for noise, rate, steps in merged) for order in orders]
+
+    def at(delta: Fraction) -> int:
+        best = min(nano + conversion(order, 1 / delta) for order, nano in zip(orders, sums, strict=True))
+        return max(-(-best // 10**6), 0)
+
+    return _with_sampler(at, tv_femto, inverse_delta)
+
+
 @lru_cache(maxsize=256)
 def _pld_epsilon(merged: Merged, tv_femto: int, inverse_delta: int, grid: float) -> int:
+    loud = _rdp_epsilon(merged, 0, inverse_delta, _LOUD_ORDERS)
+    if loud > _LOUD_MILLI:
+        return _rdp_epsilon(merged, tv_femto, inverse_delta, _LOUD_ORDERS) if tv_femto else loud
     distribution = _distribution(merged, grid)
 
     def at(delta: Fraction) -> int:
@@ -184,6 +195,7 @@ def _pld_epsilon(merged: Merged, tv_femto: int, inverse_delta: int, grid: float)
 def _distribution(merged: Merged, grid: float) -> Any:
     from dp_accounting.pld import privacy_loss_distribution as pld  # noqa: PLC0415 - two seconds, only when needed
 
+    grid = max(grid, _COARSE) if merged[0][0] < _LITTLE_NOISE_MICRO else grid
     whole = None
     for noise_micro, rate, steps in merged:
         one = pld.from_gaussian_mechanism(
@@ -197,10 +209,10 @@ def _distribution(merged: Merged, grid: float) -> Any:
     return whole
 
 
-def _with_sampler(at: Any, tv_femto: int, inverse_delta: int) -> int:
+def _with_sampler(at: Callable[[Fraction], int], tv_femto: int, inverse_delta: int) -> int:
     """Least milli-eps e with at(delta - (1 + exp(e)) t) <= e, found from below; `at` maps a delta to milli-eps."""
     delta, error = Fraction(1, inverse_delta), Fraction(tv_femto, 10**15)
-    eps = int(at(delta))
+    eps = at(delta)
     while error:
         left = delta - error * (1 + Fraction(math.exp(min(eps / 1000, 700.0))))
         if left <= 0:
@@ -212,7 +224,7 @@ def _with_sampler(at: Any, tv_femto: int, inverse_delta: int) -> int:
                 limit=f"delta 1/{inverse_delta}",
                 next="use a sampler with a smaller error, fewer steps or a smaller eps",
             )
-        needed = int(at(left))
+        needed = at(left)
         if needed <= eps:
             break
         eps = needed

@@ -26,7 +26,7 @@ class PrivacyEvent(Frozen):
     noise_multiplier_micro: int = Field(ge=200_000, le=1_000_000_000)
     sample_numerator: int = Field(ge=1, le=2**40)
     sample_denominator: int = Field(ge=1, le=2**40)
-    steps: int = Field(ge=1, le=10_000_000)
+    steps: int = Field(ge=1, le=100_000)
     unit: Literal["record", "patient"]
     adjacency: Literal["add_remove"] = "add_remove"
     tv_error_femto: int = Field(default=0, ge=0, le=10**15)

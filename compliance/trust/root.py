@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from compliance.canonical import Json, parse_canonical
-from compliance.clock import parse_time, rfc3339
+from compliance.clock import parse_time, rfc3339, time_or_none
 from compliance.errors import CheckFailed, InputError, Refused
 from compliance.files import read_bytes
 from compliance.identity import Envelope, PublicIdentity, Role, media_type, parse_envelope
@@ -59,10 +59,18 @@ class Trust(Frozen):
         if len(set(keyids)) != len(keyids):
             raise ValueError("one key is listed twice: each role needs a key of its own")
         for key in self.keys:
-            known = [self.operator.name] if key.role == "operator" else [*names, self.operator.name]
-            if key.role != "witness" and key.holder not in known:
-                raise ValueError(f"key {key.keyid[:12]} belongs to {key.holder}, who is no member")
+            if key.role != "witness" and key.holder not in self._may_hold(key.role, names):
+                raise ValueError(f"the {key.role} key {key.keyid[:12]} belongs to {key.holder}, who may not hold one")
+        issued, expires = time_or_none(self.issued), time_or_none(self.expires)
+        if issued is None or expires is None or expires <= issued:
+            raise ValueError(f"expires {self.expires} is not after issued {self.issued}")
         return self
+
+    def _may_hold(self, role: Role, sites: list[str]) -> list[str]:
+        """Signatories and DPOs belong to sites alone: an operator's key must never count towards the threshold."""
+        if role == "operator":
+            return [self.operator.name]
+        return sites if role in ("signatory", "dpo") else [*sites, self.operator.name]
 
     def site(self, name: str) -> Member:
         """The site called `name`. Raises InputError RSD-6010."""
@@ -84,6 +92,18 @@ class Trust(Frozen):
     def log_origin(self, name: str) -> str:
         """C2SP origin of the log of a member."""
         return f"residency/{self.consortium}/{name}"
+
+    def witness_name(self, name: str) -> str:
+        """Name under which a member cosigns the others' checkpoints, with its agent (or operator) key."""
+        return f"residency/{self.consortium}/{name}/witness"
+
+    def log_key(self, name: str) -> PublicIdentity:
+        """The key that signs and cosigns for a member's log: its agent key, or the operator key. Raises RSD-6010."""
+        role: Role = "operator" if name == self.operator.name else "agent"
+        keys = self.keys_of(role, name)
+        if not keys:
+            raise InputError("RSD-6010", f"{name} has no {role} key in the trust file", found=name, limit=role)
+        return keys[-1]
 
 
 @dataclass(frozen=True)
@@ -184,9 +204,12 @@ def load_anchor(path: Path, at: datetime | None = None) -> Anchor:
 def check_successor(old: Anchor, new: Anchor) -> None:
     """A new version follows the old one and carries the old threshold too. Raises Refused RSD-6014."""
     signed = signing_sites(new.trust, new.envelope, old.trust)
+    # Keys are judged at `issued`: a new version dated before the old one would bring back keys that have ended.
+    backdated = parse_time(new.trust.issued) < parse_time(old.trust.issued)
     problems: Iterable[tuple[bool, str, object, object]] = (
         (new.trust.consortium != old.trust.consortium, "consortium", new.trust.consortium, old.trust.consortium),
         (new.trust.version != old.trust.version + 1, "version", new.trust.version, old.trust.version + 1),
+        (backdated, "issued", new.trust.issued, old.trust.issued),
         (new.trust.previous != old.digest, "previous", new.trust.previous[:12], old.digest[:12]),
         (len(signed) < old.trust.threshold, "sites of the old version that signed", len(signed), old.trust.threshold),
     )

@@ -1,0 +1,45 @@
+# Two commands on a fresh machine: `make demo` runs the main job on real data, `make test` passes the tests.
+PYTHON ?= python3.11
+OUT ?= out
+VENV := .venv
+AUDITOR := .venv-auditor
+BIN := $(VENV)/bin
+
+.PHONY: setup demo demo-full test test-slow lint bench clean
+
+setup: $(VENV)/.ready $(AUDITOR)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The auditor's install: no torch, no flwr. The demo verifies its release with it.
+$(AUDITOR)/.ready: pyproject.toml constraints.txt $(wildcard compliance/*.py compliance/*/*.py compliance/*/*/*.yaml)
+	$(PYTHON) -m venv $(AUDITOR)
+	$(AUDITOR)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt .
+	touch $@
+
+demo: setup
+	$(BIN)/residency demo --out $(OUT)
+
+demo-full: setup
+	$(BIN)/residency demo --full --out $(OUT)
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/residency bench
+
+clean:
+	rm -rf $(VENV) $(AUDITOR) out build dist .mypy_cache .ruff_cache .pytest_cache

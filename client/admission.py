@@ -1,0 +1,225 @@
+"""Whether a site takes part in a study: every check before the first message of a run is answered.
+
+The order is fixed: study and term, software, policy, approval, dataset and model, transfers, ledger. The first check
+that fails refuses the study as a whole; nothing is merged and nothing is asked again with other values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.home import AgentHome, DatasetRecord, ModelRecord, OpenPolicy
+from compliance.answers import (
+    ADVICE,
+    APPROVAL,
+    REFUSAL,
+    Approval,
+    OpenedAdvice,
+    answer_schema,
+    check_approval,
+    open_advice,
+    open_approval,
+    open_refusal,
+)
+from compliance.clock import now, parse_time, rfc3339
+from compliance.errors import EnvironmentFault, InputError, Refused
+from compliance.law.decide import Engine
+from compliance.law.model import Decision, Document, Guarantees, Party, Transfer
+from compliance.law.vocabulary import Artifact
+from compliance.policy import check_study
+from compliance.privacy.events import PrivacyEvent
+from compliance.software import VERSION
+from compliance.study import SiteTerms, Study, open_study
+from compliance.trust.root import Anchor
+
+# What a round may add to delta through the noise sampler, in 1e-15: charged before the round, checked after it.
+TV_ERROR_FEMTO_PER_ROUND = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """A study that lies within the policy of this site, with what the site has for it."""
+
+    anchor: Anchor
+    policy: OpenPolicy
+    study: Study
+    digest: str
+    terms: SiteTerms
+    dataset: DatasetRecord
+    model: ModelRecord
+    engine: Engine
+
+    def event(self, rounds: int) -> PrivacyEvent:
+        """What `rounds` rounds of this study do at this site."""
+        return PrivacyEvent(
+            noise_multiplier_micro=self.terms.noise_multiplier_micro,
+            sample_numerator=self.terms.batch,
+            sample_denominator=self.terms.records_public,
+            steps=self.study.training.steps * rounds,
+            unit=self.study.privacy.unit,
+            tv_error_femto=TV_ERROR_FEMTO_PER_ROUND * rounds,
+        )
+
+    def decide(self, artifact: Artifact, recipient: Party, onward: tuple[Party, ...] = ()) -> Decision:
+        """May this site send `artifact` to `recipient`, who passes it on to `onward`, now?"""
+        return self.engine.decide(
+            Transfer(
+                artifact=artifact,
+                exporter=Party(name=self.terms.name, jurisdiction=self.terms.jurisdiction),
+                recipient=recipient,
+                onward=onward,
+                purpose=self.study.purpose,
+                study=self.digest,
+                documents=documents_of(self.study),
+                guarantees=guarantees_of(self.study, self.terms),
+                at=rfc3339(now()),
+            )
+        )
+
+    def operator(self) -> Party:
+        """The recipient of the updates."""
+        return Party(name=self.study.operator.name, jurisdiction=self.study.operator.jurisdiction)
+
+    def peers(self) -> tuple[Party, ...]:
+        """The other sites of the study: the global model would reach them."""
+        return tuple(
+            Party(name=s.name, jurisdiction=s.jurisdiction) for s in self.study.sites if s.name != self.terms.name
+        )
+
+
+def documents_of(study: Study) -> tuple[Document, ...]:
+    """The study's papers as the decision engine reads them."""
+    return tuple(Document(**d.model_dump(exclude={"id", "title"})) for d in study.documents)
+
+
+def guarantees_of(study: Study, terms: SiteTerms) -> Guarantees:
+    """What this software guarantees about an update of this site."""
+    return Guarantees(
+        unit=study.privacy.unit,
+        epsilon_milli=terms.epsilon_milli,
+        inverse_delta=study.privacy.inverse_delta,
+        min_sites=study.quorum.sites,
+        secure_aggregation=False,
+    )
+
+
+def open_case(home: AgentHome, study_bytes: bytes, what: str) -> Case:
+    """Study, term, software, policy, dataset and model. Raises Refused, CheckFailed or InputError."""
+    anchor = home.anchor()
+    study, digest = open_study(anchor, study_bytes, what)
+    _check_term(anchor, study)
+    if study.software.version != VERSION:
+        raise Refused(
+            "RSD-2209",
+            "the study names another version of the software than is installed here",
+            rule="a site runs what it approved",
+            found=VERSION,
+            limit=study.software.version,
+            next="install the version that the study names, or have a study proposed for this one",
+        )
+    policy = home.policy(anchor)
+    check_study(policy.policy, study)
+    terms = study.site(home.config.site)
+    if terms is None:  # check_study has refused that already
+        raise Refused("RSD-2102", f"study {study.name} does not list site {home.config.site}", rule="site policy")
+    return Case(
+        anchor, policy, study, digest, terms, _dataset(home, study), _model(home, study), home.engine(policy.policy)
+    )
+
+
+def _check_term(anchor: Anchor, study: Study) -> None:
+    at = now()
+    if not parse_time(study.starts) <= at <= parse_time(study.ends):
+        raise Refused(
+            "RSD-2008",
+            f"study {study.name} is not in its term now",
+            rule="study.starts and study.ends",
+            found=rfc3339(at),
+            limit=f"{study.starts} to {study.ends}",
+            next="propose a study whose term covers the run; if the clock of this machine is wrong, set it",
+        )
+    if parse_time(anchor.trust.expires) < parse_time(study.ends):
+        raise Refused(
+            "RSD-6013",
+            "the trust file expires before the study ends",
+            rule="a run starts only if trust outlives its planned end",
+            found=anchor.trust.expires,
+            limit=study.ends,
+            next="issue the next version of the trust file first",
+        )
+
+
+def _dataset(home: AgentHome, study: Study) -> DatasetRecord:
+    registered = home.registry().datasets
+    for record in registered:
+        if record.name == study.dataset:
+            if not Path(record.path).is_file():
+                raise EnvironmentFault(
+                    "RSD-1206",
+                    f"the file of dataset {record.name} is gone",
+                    found="no file",
+                    limit="the registered file",
+                    next="restore the file, or register the dataset again: residency agent dataset add",
+                )
+            return record
+    raise InputError(
+        "RSD-1205",
+        f"no dataset {study.dataset} is registered at this site",
+        found=", ".join(d.name for d in registered) or "no dataset",
+        limit=study.dataset,
+        next=f"residency agent dataset add {study.dataset} --path FILE --source SOURCE",
+    )
+
+
+def _model(home: AgentHome, study: Study) -> ModelRecord:
+    registered = home.registry().models
+    for record in registered:
+        if record.sha256 == study.model.sha256:
+            return record
+    raise InputError(
+        "RSD-1207",
+        f"model {study.model.name} is not registered at this site",
+        rule="a model is known by the digest of its folder",
+        found=", ".join(m.sha256[:12] for m in registered) or "no model",
+        limit=study.model.sha256[:12],
+        next="residency agent model add FOLDER",
+    )
+
+
+def check_answers(case: Case, answers: tuple[str, ...]) -> Approval:
+    """This site's own approval of this study is among `answers`, with its DPO's advice.
+
+    Raises Refused RSD-2207 (no approval), RSD-2208 (a refusal) or what `check_approval` raises. Who delivered the
+    answers does not matter: only the signatures of this site's people count.
+    """
+    site = case.terms.name
+    advices: dict[str, OpenedAdvice] = {}
+    approval: Approval | None = None
+    for text in answers:
+        data = text.encode("utf-8")
+        kind = answer_schema(data, "answer")
+        if kind == ADVICE:
+            advice = open_advice(case.anchor, data, "advice", "study")
+            if advice.advice.site == site:
+                advices[advice.digest] = advice
+        elif kind == REFUSAL:
+            refusal, _ = open_refusal(case.anchor, data, "refusal")
+            if (refusal.site, refusal.digest) == (site, case.digest):
+                raise Refused(
+                    "RSD-2208", f"the signatory of {site} refused this study", found=refusal.reason, limit="an approval"
+                )
+        elif kind == APPROVAL:
+            opened, _ = open_approval(case.anchor, data, "approval")
+            approval = opened if opened.site == site else approval
+    if approval is None:
+        raise Refused(
+            "RSD-2207",
+            f"the signatory of {site} has not approved this study",
+            rule="no site takes part without its signatory's approval",
+            found="no approval",
+            limit=case.digest[:12],
+            next="residency study approve, and hand the file to the operator",
+        )
+    check_approval(approval, case.digest, case.study, site, case.policy.digest, advices.get(approval.advice))
+    return approval

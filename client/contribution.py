@@ -1,0 +1,240 @@
+"""One round at one site: charge, train, commit, decide, log, send, in this order (invariant 3).
+
+The finished update is on disk before it leaves. After a crash exactly those bytes are sent again, uncharged. Without
+committed bytes the round may be run once more, as a new charged attempt with fresh randomness. An attempt that ended
+with a failure is over: no re-draw.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from client.admission import Case
+from client.denial import denied
+from client.site import Site
+from compliance.canonical import canonical, parse_canonical, sha256_hex
+from compliance.errors import InputError, Refused, ResidencyError, RunFailed
+from compliance.files import read_bytes, write_durably
+from compliance.law.model import Party
+from compliance.messages import RoundReply, RoundRequest, decode, encode
+from compliance.roster import EntryRef
+from compliance.study import SHA256
+from compliance.training_spec import Frozen
+from compliance.validation import load_model
+from strategies.wire import Reply, Request
+
+Vector = npt.NDArray[np.float32]
+_ATTEMPTS_AT_MOST = 2  # the first, and one more if a crash left no committed bytes
+_CRASHED = "RSD-4510"  # the worker was killed: nothing is known to be wrong with the attempt itself
+
+
+class Committed(Frozen):
+    """committed.json: the update that this site stands by for a round."""
+
+    attempt: int = Field(ge=1)
+    base_sha256: str = Field(pattern=SHA256)
+    update_sha256: str = Field(pattern=SHA256)
+    charge: EntryRef
+    commit: EntryRef
+
+
+def handle(site: Site, request: Request) -> Reply:
+    """Answer a round with this site's update. Every refusal and failure is logged before it is raised."""
+    message = decode(RoundRequest, request.body, "round")
+    try:
+        case = site.joined_case(message.study)
+        base = _checked_base(case, message, request.array)
+        onward = _onward(case, message.recipients)
+        folder = site.home.study_folder(case.digest) / "rounds" / f"{message.round:03d}"
+        committed = _committed(site, case, message, folder, base)
+        update = _update_of(folder, committed)
+        return _send(site, case, message, committed, update, onward)
+    except ResidencyError as e:
+        site.record_refusal(e, message.study)
+        raise
+
+
+def _checked_base(case: Case, message: RoundRequest, base: Vector | None) -> Vector:
+    if base is None or sha256_hex(base.astype("<f4").tobytes()) != message.base_sha256:
+        raise InputError(
+            "RSD-1214",
+            "the global model is not the one that the round announces",
+            found="no array" if base is None else sha256_hex(base.astype("<f4").tobytes())[:12],
+            limit=message.base_sha256[:12],
+            next="the operator starts the round again",
+        )
+    if message.round > case.study.training.rounds:
+        raise Refused(
+            "RSD-1216",
+            "the study has no such round",
+            rule="study.training.rounds",
+            found=message.round,
+            limit=case.study.training.rounds,
+            next="propose a longer study",
+        )
+    return base
+
+
+def _onward(case: Case, recipients: tuple[str, ...]) -> tuple[Party, ...]:
+    known = {p.name: p for p in (*case.peers(), Party(name=case.terms.name, jurisdiction=case.terms.jurisdiction))}
+    strangers = [r for r in recipients if r not in known]
+    if strangers:
+        raise Refused(
+            "RSD-1212",
+            "the round names recipients that the study does not list",
+            rule="a study's sites are fixed by its signature",
+            found=", ".join(strangers),
+            limit=", ".join(sorted(known)),
+            next="propose a study that lists them",
+        )
+    return tuple(known[r] for r in recipients if r != case.terms.name)
+
+
+def _committed(site: Site, case: Case, message: RoundRequest, folder: Path, base: Vector) -> Committed:
+    """The committed update of this round, trained now if there is none yet."""
+    file = folder / "committed.json"
+    if file.exists():
+        found = load_model(Committed, parse_canonical(read_bytes(file, "commit"), str(file)), "RSD-1210", str(file))
+        if found.base_sha256 != message.base_sha256:
+            raise Refused(
+                "RSD-1217",
+                "this round was trained from another global model",
+                rule="one update for one round: the same bytes or none",
+                found=message.base_sha256[:12],
+                limit=found.base_sha256[:12],
+                next="resume the run from the snapshot of the round before",
+            )
+        return found
+    if (folder / "failed.json").exists():
+        raise RunFailed(
+            "RSD-1218",
+            f"round {message.round} has failed at this site before",
+            rule="no re-draw after a failure",
+            found="failed",
+            limit="one outcome a round",
+            next="the run goes on without this site in this round",
+        )
+    recovered = _recover(site, case, message, folder)
+    return recovered or _attempt(site, case, message, folder, base)
+
+
+def _attempt(site: Site, case: Case, message: RoundRequest, folder: Path, base: Vector) -> Committed:
+    charges = [c for c in site.ledger.charges(case.digest) if c.round == message.round]
+    attempt = max((c.attempt for c in charges), default=0) + 1
+    if attempt > _ATTEMPTS_AT_MOST:
+        raise RunFailed(
+            "RSD-1219",
+            f"round {message.round} was attempted {attempt - 1} times without a committed update",
+            rule="one more attempt after a crash, not more",
+            found=attempt,
+            limit=_ATTEMPTS_AT_MOST,
+            next="find out why the worker dies (memory, disk) before the next run",
+        )
+    event = case.event(1)
+    paid = site.ledger.charge(case.dataset.source, case.digest, message.round, attempt, event)
+    body = {
+        "source": paid.source,
+        "round": message.round,
+        "attempt": attempt,
+        "event": event.model_dump(mode="json"),
+        "seq": paid.seq,
+        "head": paid.head,
+        "base_sha256": message.base_sha256,
+    }
+    charge = site.record("charge", body, case.digest)
+    write_durably(folder / f"attempt-{attempt}.json", canonical(charge.model_dump(mode="json")))
+    try:
+        cache = site.home.study_folder(case.digest) / "cache"
+        update, conformance = site.workbench.train(case, cache, message.round, attempt, base)
+    except ResidencyError as e:
+        body = {**e.as_json(), "round": message.round, "attempt": attempt}
+        site.record("failure", body, case.digest)
+        if e.code != _CRASHED:
+            write_durably(folder / "failed.json", canonical(body))
+        raise
+    write_durably(folder / f"conformance-{attempt}.json", canonical(conformance))
+    write_durably(folder / f"update-{attempt}.f32", update.astype("<f4").tobytes(), private=True)
+    return _commit(site, case, message, folder, attempt)
+
+
+def _recover(site: Site, case: Case, message: RoundRequest, folder: Path) -> Committed | None:
+    """After a crash between the update's bytes and its commit: the bytes are whole, so they are the commit."""
+    for attempt in range(_ATTEMPTS_AT_MOST, 0, -1):
+        if (folder / f"update-{attempt}.f32").exists():
+            return _commit(site, case, message, folder, attempt)
+    return None
+
+
+def _commit(site: Site, case: Case, message: RoundRequest, folder: Path, attempt: int) -> Committed:
+    digest = sha256_hex(read_bytes(folder / f"update-{attempt}.f32", "update"))
+    file = folder / f"conformance-{attempt}.json"
+    conformance = parse_canonical(read_bytes(file, "conformance"), str(file))
+    body = {"round": message.round, "attempt": attempt, "update_sha256": digest, "conformance": conformance}
+    commit = _logged(site, "commit", body, case.digest) or site.record("commit", body, case.digest)
+    file = folder / f"attempt-{attempt}.json"
+    charge = load_model(EntryRef, parse_canonical(read_bytes(file, "charge"), str(file)), "RSD-1210", str(file))
+    committed = Committed(
+        attempt=attempt, base_sha256=message.base_sha256, update_sha256=digest, charge=charge, commit=commit
+    )
+    write_durably(folder / "committed.json", canonical(committed.model_dump(mode="json")))
+    return committed
+
+
+def _logged(site: Site, kind: str, body: dict[str, object], study: str) -> EntryRef | None:
+    for entry in site.log.entries(0, site.log.size, study=study, kind=kind):
+        if entry.body == body:
+            return EntryRef(origin=site.log.origin, index=entry.index, leaf=entry.leaf_hash().hex())
+    return None
+
+
+def _update_of(folder: Path, committed: Committed) -> Vector:
+    data = read_bytes(folder / f"update-{committed.attempt}.f32", "committed update")
+    if sha256_hex(data) != committed.update_sha256:
+        raise RunFailed(
+            "RSD-1220",
+            "the committed update on disk has changed",
+            rule="exactly the committed bytes are sent",
+            found=sha256_hex(data)[:12],
+            limit=committed.update_sha256[:12],
+            next="check the disk; this round is lost at this site",
+        )
+    return np.frombuffer(data, dtype="<f4")
+
+
+def _send(
+    site: Site,
+    case: Case,
+    message: RoundRequest,
+    committed: Committed,
+    update: Vector,
+    onward: tuple[Party, ...],
+) -> Reply:
+    """Decide, log the transfer, and only then hand the bytes to the transport."""
+    decision, entry = site.decide(case, "dp_update", case.operator(), onward, message.round)
+    if not decision.allow:
+        raise denied(decision)
+    body = {
+        "artifact": "dp_update",
+        "recipient": case.operator().name,
+        "round": message.round,
+        "attempt": committed.attempt,
+        "sha256": committed.update_sha256,
+        "decision": entry.index,
+    }
+    transfer = site.record("transfer", body, case.digest)
+    reply = RoundReply(
+        schema="residency.contribution/1",
+        site=site.name,
+        attempt=committed.attempt,
+        update_sha256=committed.update_sha256,
+        charge=committed.charge,
+        commit=committed.commit,
+        decision=entry,
+        transfer=transfer,
+        offer=site.offer(),
+    )
+    return Reply(encode(reply), update)

@@ -1,0 +1,135 @@
+"""A site's table on disk: CSV, Parquet or JSON Lines."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from compliance.errors import InputError
+
+
+class DataSource(Protocol):
+    """Where a site's records come from. Reading has no side effect; the same extract gives the same rows in order."""
+
+    def table(self, columns: Sequence[str]) -> pd.DataFrame:
+        """The records, one a row, with at least `columns`. Raises InputError RSD-2300 to RSD-2303."""
+        ...
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A `DataSource` that is one file."""
+
+    path: Path
+
+    def table(self, columns: Sequence[str]) -> pd.DataFrame:
+        """See `DataSource.table`."""
+        return load_table(self.path, columns)
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, low_memory=False)
+
+
+def _json_lines(path: Path) -> pd.DataFrame:
+    return pd.read_json(path, lines=True, dtype=False)
+
+
+_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".csv": _csv,
+    ".parquet": pd.read_parquet,
+    ".jsonl": _json_lines,
+}
+
+
+def load_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """The rows of `path` with `columns`, in file order.
+
+    Raises InputError RSD-2300 (no file), RSD-2301 (not .csv, .parquet or .jsonl, or not readable as such), RSD-2302
+    (no rows), RSD-2303 (a column is missing). Messages hold the path and column names, never a value.
+    """
+    if not path.is_file():
+        raise InputError(
+            "RSD-2300", f"there is no table at {path}", found="no file", limit="a readable file",
+            next="check the path of the dataset",
+        )  # fmt: skip
+    table = _read(path)
+    if table.empty:
+        raise InputError(
+            "RSD-2302", f"the table {path} has no rows", found="0 rows", limit="at least 1 row",
+            next="export the dataset again",
+        )  # fmt: skip
+    if missing := sorted(set(columns) - set(table.columns)):
+        raise InputError(
+            "RSD-2303", f"the table {path} lacks a column of the study", rule="the study's template and label name it",
+            found=f"missing: {', '.join(missing)}", limit=f"present: {', '.join(map(str, table.columns))}",
+            next="export these columns too, or ask the operator to change the study",
+        )  # fmt: skip
+    return table[list(dict.fromkeys(columns))]
+
+
+def _read(path: Path) -> pd.DataFrame:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise _unreadable(path, path.suffix or "no suffix")
+    try:
+        return reader(path)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
+    except (ValueError, OSError, UnicodeDecodeError, pd.errors.ParserError) as e:
+        # The library's message may quote a row; its type is enough.
+        raise _unreadable(path, type(e).__name__) from None
+
+
+def _unreadable(path: Path, found: str) -> InputError:
+    return InputError(
+        "RSD-2301", f"{path} cannot be read as a table", rule="the suffix tells the format", found=found,
+        limit=", ".join(_READERS), next="export the dataset as CSV, Parquet or JSON Lines",
+    )  # fmt: skip
+
+
+def canonical_text(value: Any) -> str | None:
+    """One text per value, whatever file format it came from; None for a missing value (None, NaN, empty text).
+
+    Integral numbers have no decimal point, others at most six significant digits; truth values are true and false;
+    text is stripped.
+    """
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() else f"{value:.6g}"
+    return str(value).strip() or None
+
+
+def row_keys(secret: bytes, table: pd.DataFrame, id_columns: Sequence[str]) -> list[bytes]:
+    """32 bytes a row: HMAC-SHA256 under `secret` of the row's canonical values in `id_columns`.
+
+    The same patient gives the same key in every export, format and order of rows, so that the ledger sees overlaps;
+    without `secret`, which stays at the site, a key says nothing. Raises ValueError for no columns or a short secret.
+    """
+    if not id_columns or len(secret) < 16:
+        raise ValueError("row keys need at least one column and a secret of at least 16 bytes")
+    columns = [table[name].tolist() for name in id_columns]
+    return [_row_key(secret, id_columns, row) for row in zip(*columns, strict=True)]
+
+
+def _row_key(secret: bytes, names: Sequence[str], row: Sequence[Any]) -> bytes:
+    mac = hmac.new(secret, digestmod=hashlib.sha256)
+    for name, value in zip(names, row, strict=True):
+        text = canonical_text(value)
+        for part in (name.encode(), b"" if text is None else b"\x01" + text.encode()):
+            mac.update(len(part).to_bytes(8, "big") + part)
+    return mac.digest()

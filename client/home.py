@@ -1,0 +1,197 @@
+"""The agent's folder: what is where, and how it is opened. Private keys are made here and never leave."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import Field
+
+from compliance.canonical import Json, canonical, parse_canonical, parse_json
+from compliance.clock import now, parse_time
+from compliance.errors import InputError, Refused
+from compliance.files import read_bytes, write_durably
+from compliance.identity import Signer, load_signer, parse_envelope
+from compliance.law.decide import Engine, builtin_packs
+from compliance.log.store import LogStore
+from compliance.log.witness import WitnessStore
+from compliance.policy import SCHEMA as POLICY_SCHEMA
+from compliance.policy import SitePolicy
+from compliance.privacy.ledger import Ledger
+from compliance.training_spec import Frozen
+from compliance.trust.root import NAME, Anchor, load_anchor
+from compliance.validation import load_model
+
+
+class AgentConfig(Frozen):
+    """agent.json: who this agent is and where its server is."""
+
+    schema_: Literal["residency.agent/1"] = Field(alias="schema")
+    site: str = Field(pattern=NAME)
+    jurisdiction: str = Field(pattern=r"^[A-Z]{2}$")
+    consortium: str = Field(pattern=NAME)
+    operator: str = Field(pattern=NAME)
+    server: str
+
+
+class DatasetRecord(Frozen):
+    """One registered extract. `source` names the patient population whose ledger it spends from."""
+
+    name: str = Field(pattern=NAME)
+    path: str
+    source: str = Field(pattern=NAME)
+    id_columns: tuple[str, ...] = ()
+    added: str
+
+
+class ModelRecord(Frozen):
+    """One registered model folder."""
+
+    name: str
+    path: str
+    sha256: str
+
+
+class Registry(Frozen):
+    """registry.json: datasets and models of this agent."""
+
+    datasets: tuple[DatasetRecord, ...] = ()
+    models: tuple[ModelRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class OpenPolicy:
+    """A verified site policy and its digest."""
+
+    policy: SitePolicy
+    digest: str
+
+
+class AgentHome:
+    """Paths and stores below one folder. Opening a store that is missing or malformed raises a ResidencyError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def config(self) -> AgentConfig:
+        """Raises InputError RSD-1201 when `path` is no agent's home."""
+        file = self.path / "agent.json"
+        if not file.exists():
+            raise InputError(
+                "RSD-1201",
+                f"{self.path} is no agent's home",
+                found="no agent.json",
+                limit="a folder made by agent enroll",
+                next="residency agent enroll INVITATION --home FOLDER",
+            )
+        value = parse_json(read_bytes(file, "agent.json"), str(file))
+        return load_model(AgentConfig, value, "RSD-1201", str(file))
+
+    def anchor(self) -> Anchor:
+        """The installed trust file, unexpired. Raises InputError RSD-1202 when none is installed."""
+        file = self.path / "trust.json"
+        if not file.exists():
+            raise InputError(
+                "RSD-1202",
+                "no trust file is installed",
+                found="no trust.json",
+                limit="a trust file signed by the sites",
+                next="residency agent enroll --home FOLDER --trust trust.json",
+            )
+        return load_anchor(file, now())
+
+    def policy(self, anchor: Anchor) -> OpenPolicy:
+        """The installed policy, signed by this site's signatory and unexpired.
+
+        Raises InputError RSD-1203 (none installed), CheckFailed (signature) or Refused RSD-2103 (expired).
+        """
+        file = self.path / "policy.json"
+        if not file.exists():
+            raise InputError(
+                "RSD-1203",
+                "no site policy is installed",
+                found="no policy.json",
+                limit="a policy signed by the signatory",
+                next="residency agent enroll --home FOLDER --policy policy.json",
+            )
+        return open_policy(anchor, read_bytes(file, "policy"), str(file), self.config.site)
+
+    def engine(self, policy: SitePolicy) -> Engine:
+        """The decision engine over the packs that the policy adopted, exactly those bytes."""
+        return Engine(builtin_packs(), {p.id: p.sha256 for p in policy.law_packs})
+
+    def signer(self) -> Signer:
+        """The agent's own key."""
+        return load_signer(self.path / "keys" / "agent.key")
+
+    def log(self, anchor: Anchor, signer: Signer) -> LogStore:
+        """This site's transparency log."""
+        return LogStore.open(self.path / "log.db", anchor.trust.log_origin(self.config.site), signer.private)
+
+    def witness(self, anchor: Anchor, signer: Signer) -> WitnessStore:
+        """What this site has cosigned of the others' logs."""
+        return WitnessStore(self.path / "witness.db", anchor.trust.witness_name(self.config.site), signer.private)
+
+    def ledger(self) -> Ledger:
+        """The privacy ledger of all data sources of this site."""
+        return Ledger.open(self.path / "ledger.db")
+
+    def registry(self) -> Registry:
+        """Registered datasets and models."""
+        file = self.path / "registry.json"
+        if not file.exists():
+            return Registry()
+        value = parse_canonical(read_bytes(file, "registry"), str(file))
+        return load_model(Registry, value, "RSD-1204", str(file))
+
+    def save_registry(self, registry: Registry) -> None:
+        """Replace the registry durably."""
+        write_durably(self.path / "registry.json", canonical(registry.model_dump(mode="json")))
+
+    def secret(self) -> bytes:
+        """32 bytes that key the hashes of rows; made once, readable by the owner only."""
+        file = self.path / "keys" / "rows.secret"
+        if not file.exists():
+            write_durably(file, os.urandom(32), private=True)
+        return read_bytes(file, "row secret")
+
+    def study_folder(self, study: str) -> Path:
+        """Where the state of one study lives."""
+        return self.path / "studies" / study[:16]
+
+
+def open_policy(anchor: Anchor, data: bytes, what: str, site: str) -> OpenPolicy:
+    """Verify a signed policy: this site's signatory signed it, judged at its issue; unexpired now."""
+    policy = load_model(SitePolicy, parse_canonical(parse_envelope(data, what).payload, what), "RSD-2007", what)
+    issued = parse_time(policy.issued)
+    found = anchor.statement(data, POLICY_SCHEMA, what, role="signatory", holder=site, at=issued)
+    if now() > parse_time(policy.expires):
+        raise Refused(
+            "RSD-2103",
+            f"the policy of site {site} has expired",
+            rule="policy.expires",
+            found=str(now().date()),
+            limit=policy.expires,
+            next="have the signatory sign a new policy",
+        )
+    return OpenPolicy(policy, found.digest)
+
+
+def new_node_key(path: Path) -> str:
+    """Make the P-384 key of Flower's node authentication (mode 0600); returns the public key as PEM."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    write_durably(path, pem, private=True)
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return public.decode("ascii")
+
+
+def record_json(record: Frozen) -> Json:
+    """JSON form of a record with aliases."""
+    return record.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,146 @@
+"""Answers the server's messages: join, round, witness, close. Each is judged by what this site holds on its own disk.
+
+A refusal is logged here before it is answered, and reaches the operator as a code with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from client import contribution, witnessing
+from client.admission import Case, check_answers, open_case
+from client.budget import reserve
+from client.denial import denied
+from client.site import Site, open_site
+from compliance.canonical import canonical
+from compliance.errors import ResidencyError
+from compliance.files import write_durably
+from compliance.identity import parse_envelope
+from compliance.law.model import Decision
+from compliance.law.vocabulary import Artifact
+from compliance.log.evidence import build_evidence
+from compliance.messages import (
+    CloseReply,
+    CloseRequest,
+    JoinReply,
+    JoinRequest,
+    PeerDecision,
+    decode,
+    encode,
+    refuse_unknown,
+)
+from compliance.roster import EntryRef
+from compliance.software import BUNDLE_SHA256
+from strategies.wire import Reply, Request
+
+# What a site sends besides updates: decided once at the join, for the whole study.
+STANDING: tuple[Artifact, ...] = ("answer", "roster", "log_checkpoint")
+
+
+def approved_bundles() -> frozenset[str]:
+    """Digests of app bundles that this installation accepts: the one that it was released with."""
+    return frozenset({BUNDLE_SHA256})
+
+
+def handle(home: Path, request: Request, node_id: int) -> Reply:
+    """Answer one message. Raises a ResidencyError for every refusal, after logging it."""
+    del node_id  # the transport has authenticated the connection; nothing is decided by a number
+    site = open_site(home)
+    handlers: dict[str, Callable[[Site, Request], Reply]] = {
+        "join": join,
+        "round": contribution.handle,
+        "witness": witnessing.handle,
+        "close": close,
+    }
+    if request.kind not in handlers:
+        raise refuse_unknown(request.kind)
+    return handlers[request.kind](site, request)
+
+
+def join(site: Site, request: Request) -> Reply:
+    """Judge the study whole, reserve its budget, prepare the worker, and log each step before answering."""
+    message = decode(JoinRequest, request.body, "join")
+    data = message.study.encode("utf-8")
+    digest = parse_envelope(data, "study").digest
+    try:
+        case = open_case(site.home, data, "the proposed study")
+        approval = check_answers(case, message.answers)
+        site.record("study", {"name": case.study.name}, digest)
+        for text in message.answers:
+            _record_own_answer(site, text, digest)
+        decisions = decide_all(site, case)
+        reservation = reserve(site, case)
+        site.record("reservation", reservation, digest)
+        prepared = site.workbench.prepare(case, site.home.study_folder(digest) / "cache")
+    except ResidencyError as e:
+        site.record_refusal(e, digest)
+        raise
+    write_durably(site.home.study_folder(digest) / "study.json", data)
+    body = {"run": message.run, "approval_policy": approval.policy, "device": prepared.device}
+    site.record("join", body, digest)
+    reply = JoinReply(
+        schema="residency.joined/1",
+        site=site.name,
+        layout=prepared.layout,
+        device=prepared.device,
+        decisions=decisions,
+        offer=site.offer(),
+    )
+    return Reply(encode(reply))
+
+
+def _record_own_answer(site: Site, text: str, study: str) -> None:
+    envelope = parse_envelope(text.encode("utf-8"), "answer")
+    statement = envelope.payload_type.removeprefix("application/vnd.residency.").split(".")[0]
+    if f'"site":"{site.name}"'.encode() in envelope.payload:
+        site.record("answer", {"statement": statement, "digest": envelope.digest, "site": site.name}, study)
+
+
+def decide_all(site: Site, case: Case) -> tuple[PeerDecision, ...]:
+    """Decide, before anything is trained, who may get what: the update, the metadata, and the model at each peer.
+
+    Raises Refused RSD-3001 when the operator may not have the update or the metadata. A denied peer does not stop the
+    study: the site's updates then go only into rounds whose recipients leave that peer out.
+    """
+    out = []
+    operator = case.operator()
+    for artifact in ("dp_update", *STANDING):
+        decision, entry = site.decide(case, artifact, operator)
+        if not decision.allow:
+            raise denied(decision)
+        out.append(peer_decision(operator.name, artifact, decision, entry))
+    for peer in case.peers():
+        decision, entry = site.decide(case, "aggregate", peer)
+        out.append(peer_decision(peer.name, "aggregate", decision, entry))
+    return tuple(out)
+
+
+def peer_decision(peer: str, artifact: str, decision: Decision, entry: EntryRef) -> PeerDecision:
+    """What the server learns of a decision: enough to leave a denied peer out and to cite the entry."""
+    return PeerDecision(
+        peer=peer, artifact=artifact, allow=decision.allow, rule=decision.rule, plain=decision.plain, entry=entry
+    )
+
+
+def close(site: Site, request: Request) -> Reply:
+    """The run is over: free what was reserved and not spent, and hand out the evidence of this study.
+
+    Asked twice, it closes once; the second answer's evidence then stands under a checkpoint that others cosigned.
+    """
+    message = decode(CloseRequest, request.body, "close")
+    case = site.joined_case(message.study)
+    body = {"rounds": len(message.rosters), "rosters": list(message.rosters)}
+    closed = [e.index for e in site.log.entries(0, study=case.digest, kind="close") if e.body == body]
+    if not closed:
+        site.ledger.release_unused(case.digest)
+        closed = [site.record("close", body, case.digest).index]
+    indices = [e.index for e in site.log.entries(0, closed[0] + 1, study=case.digest)]
+    evidence = build_evidence(site.log, indices)
+    reply = CloseReply(
+        schema="residency.closed/1",
+        site=site.name,
+        evidence=canonical(evidence.model_dump(mode="json")).decode("utf-8"),
+        offer=site.offer(),
+    )
+    return Reply(encode(reply))

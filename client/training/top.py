@@ -1,0 +1,169 @@
+"""The trained part of the model: LoRA on the last layers, mean pooling, public standardisation, a linear head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from client.training.model_folder import load_encoder
+from client.training.trunk import mean_pool
+from compliance.canonical import canonical, sha256_hex
+from compliance.errors import InputError
+from compliance.training_spec import Adapters, FeatureConstants, ModelSpec
+
+Flat = npt.NDArray[np.float32]
+Layout = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class Top(nn.Module):
+    """(hidden, mask) of the trunk -> logits (n, classes). Each record's logits depend on that record only.
+
+    Trained: `head.weight`, `head.bias` (start at zero) and each adapter's B (starts at zero), nothing else. Each
+    adapter's A is fixed: uniform on +-sqrt(3 / width), from the public seed.
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, layers: nn.ModuleList, width: int, model: ModelSpec, classes: int) -> None:
+        super().__init__()
+        self.layers = layers
+        mean, deviation = _constants(model.features, width)
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+        self.norm = model.feature_norm_milli / 1000
+        self.head = nn.Linear(width, classes)
+        self.requires_grad_(False)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.head.requires_grad_(True)
+        self._adapters = _adapter_names(self.layers)
+        if model.adapters:
+            _init_adapters(self, self._adapters, model.adapters)
+        self.train()  # per-sample hooks work in training mode only; nothing here behaves differently in it
+        for name, module in self.named_modules():
+            if (isinstance(module, nn.Dropout) and module.p) or "BatchNorm" in type(module).__name__:
+                raise ValueError(f"{name} makes a record's gradient depend on chance or on other records")
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(n, tokens, width), (n, tokens) -> (n, classes)."""
+        logits: torch.Tensor = self.head(self.features(hidden, mask))
+        return logits
+
+    def features(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Pooled, standardised vectors of length `norm`, (n, width)."""
+        hidden = hidden.clone() if hidden.is_inference() else hidden
+        shut = (1.0 - mask[:, None, None, :]) * torch.finfo(torch.float32).min
+        for layer in self.layers:
+            hidden = layer(hidden, shut)
+        pooled = (mean_pool(hidden, mask).float() - self.mean) / self.deviation
+        length = torch.linalg.vector_norm(pooled, dim=1, keepdim=True)
+        scaled: torch.Tensor = pooled / length.clamp_min(1e-6) * self.norm
+        return scaled
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        """The trained parameters in the order of the flat vector."""
+        parameters = dict(self.named_parameters())
+        return [
+            (name, parameters[name])
+            for name in ("head.weight", "head.bias", *(f"{a}.lora_B.default.weight" for a in self._adapters))
+        ]
+
+    def layout(self) -> Layout:
+        """Names and shapes of the trained parameters, in the order of the flat vector. Public."""
+        return tuple((name, tuple(p.shape)) for name, p in self.trained())
+
+    def get_flat(self) -> Flat:
+        """All trained parameters as one float32 vector, shape (d,)."""
+        return torch.cat([p.detach().flatten().float().cpu() for _, p in self.trained()]).numpy()
+
+    def set_flat(self, flat: Flat) -> None:
+        """Load a vector in the layout. Raises InputError RSD-4501 (wrong length or type, not finite)."""
+        d = sum(p.numel() for _, p in self.trained())
+        if flat.dtype != np.float32 or flat.shape != (d,) or not np.isfinite(flat).all():
+            raise InputError(
+                "RSD-4501", "the global model does not fit", rule="a finite float32 vector in the study's layout",
+                found=f"{flat.dtype}{list(flat.shape)}", limit=f"finite float32[{d}]",
+                next="the operator must start the run with the model that the study pins",
+            )  # fmt: skip
+        at = 0
+        with torch.no_grad():
+            for _, p in self.trained():
+                p.copy_(torch.from_numpy(flat[at : at + p.numel()].copy()).view_as(p))
+                at += p.numel()
+
+
+def layout_sha256(layout: Layout) -> str:
+    """SHA-256 of the canonical JSON of [[name, [shape]], ...]."""
+    return sha256_hex(canonical([[name, list(shape)] for name, shape in layout]))
+
+
+def build_top(model: ModelSpec, folder: Path, classes: int) -> Top:
+    """The top for `model`, its frozen weights from `folder`. Raises InputError RSD-2316, RSD-2317, RSD-2315."""
+    encoder = load_encoder(folder)
+    adapters = model.adapters
+    count = adapters.layers if adapters else 0
+    if count > len(encoder.encoder.layer):
+        raise InputError(
+            "RSD-2316", "the adapters do not fit the model", rule="adapted layers are layers of the model",
+            found=count, limit=len(encoder.encoder.layer), next="lower model.adapters.layers in the study",
+        )  # fmt: skip
+    layers = encoder.encoder.layer[len(encoder.encoder.layer) - count :]
+    if adapters:
+        _inject(layers, adapters)
+    return Top(layers, encoder.config.hidden_size, model, classes)
+
+
+def _inject(layers: nn.ModuleList, adapters: Adapters) -> None:
+    from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - slow to import, needed with adapters only
+
+    config = LoraConfig(
+        r=adapters.rank, lora_alpha=adapters.rank, lora_dropout=0.0, bias="none",
+        target_modules=list(adapters.targets),
+    )  # fmt: skip
+    missing = [t for t in adapters.targets if not any(n == t or n.endswith(f".{t}") for n, _ in layers.named_modules())]
+    if missing:
+        raise InputError(
+            "RSD-2316", "the adapters do not fit the model", rule="targets name linear modules of the adapted layers",
+            found=", ".join(missing), limit=", ".join(_linears(layers)), next="correct model.adapters.targets",
+        )  # fmt: skip
+    inject_adapter_in_model(config, layers)
+
+
+def _linears(layers: nn.ModuleList) -> list[str]:
+    return sorted({n.split(".", 1)[1] for n, m in layers.named_modules() if isinstance(m, nn.Linear)})
+
+
+def _adapter_names(layers: nn.ModuleList) -> tuple[str, ...]:
+    return tuple(sorted(f"layers.{n}" for n, m in layers.named_modules() if hasattr(m, "lora_B")))
+
+
+def _init_adapters(top: Top, names: tuple[str, ...], adapters: Adapters) -> None:
+    """A from NumPy's PCG64 under [seed, index], whose stream is the same everywhere; B zero and trained."""
+    for index, name in enumerate(names):
+        module: Any = top.get_submodule(name)
+        module.scaling["default"] = adapters.scale_milli / 1000
+        a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+        uniform = np.random.default_rng([adapters.init_seed, index]).random(tuple(a.shape), dtype=np.float32)
+        with torch.no_grad():
+            a.copy_(torch.from_numpy((2 * uniform - 1) * np.float32(np.sqrt(3 / a.shape[1]))))
+            b.zero_()
+        b.requires_grad_(True)
+
+
+def _constants(features: FeatureConstants | None, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    if features is None:
+        return torch.zeros(width), torch.ones(width)
+    if len(features.mean_micro) != width:
+        raise InputError(
+            "RSD-2317", "the feature constants do not fit the model", rule="one mean and deviation a feature",
+            found=len(features.mean_micro), limit=width, next="compute the constants with this model",
+        )  # fmt: skip
+    scale = 1_000_000
+    mean = torch.tensor(features.mean_micro, dtype=torch.float64) / scale
+    return mean.float(), (torch.tensor(features.deviation_micro, dtype=torch.float64) / scale).float()

@@ -1,0 +1,132 @@
+"""Between rounds: countersign the roster, cosign the others' checkpoints, keep their cosignatures on one's own log."""
+
+from __future__ import annotations
+
+from client.admission import Case
+from client.contribution import Committed
+from client.site import Site
+from compliance.canonical import parse_canonical
+from compliance.clock import parse_time
+from compliance.errors import Refused, ResidencyError
+from compliance.files import read_bytes
+from compliance.identity import countersign, parse_envelope
+from compliance.log import checkpoint
+from compliance.messages import CheckpointOffer, CosignedLine, WitnessReply, WitnessRequest, decode, encode
+from compliance.roster import SCHEMA, Roster
+from compliance.validation import load_model
+from strategies.wire import Reply, Request
+
+
+def handle(site: Site, request: Request) -> Reply:
+    """Answer with a countersigned roster and cosignatures; what is wrong is refused one by one, with the reason."""
+    message = decode(WitnessRequest, request.body, "witness")
+    case = site.joined_case(message.study)
+    for line in message.cosigned:
+        keep(site, line)
+    refused: list[str] = []
+    given: list[CosignedLine] = []
+    for offer in message.offers:
+        try:
+            given.append(cosign(site, offer, case.digest))
+        except ResidencyError as e:
+            site.record_refusal(e, case.digest)
+            refused.append(f"{offer.origin}: {e}"[:1000])
+    roster = None
+    if message.roster is not None:
+        try:
+            roster = countersigned(site, case, message.roster)
+        except ResidencyError as e:
+            site.record_refusal(e, case.digest)
+            refused.append(f"roster: {e}"[:1000])
+    reply = WitnessReply(
+        schema="residency.witnessed/1",
+        site=site.name,
+        roster=roster,
+        cosigned=tuple(given),
+        refused=tuple(refused),
+        offer=site.offer(),
+    )
+    return Reply(encode(reply))
+
+
+def keep(site: Site, line: CosignedLine) -> None:
+    """Store a cosignature on this site's own log; one that does not verify, or is of another log, is an error."""
+    if line.origin != site.log.origin:
+        raise Refused("RSD-1222", "a cosignature of another log", found=line.origin, limit=site.log.origin)
+    trust = site.anchor.trust
+    names = [trust.operator.name, *(s.name for s in trust.sites)]
+    keys = {trust.witness_name(n): trust.log_key(n).key() for n in names if n != site.name}
+    site.log.add_cosignature(line.size, line.line, keys)
+
+
+def cosign(site: Site, offer: CheckpointOffer, study: str) -> CosignedLine:
+    """Cosign a member's checkpoint as a continuation of the one cosigned before; logged."""
+    trust = site.anchor.trust
+    owners = {trust.log_origin(n): n for n in [trust.operator.name, *(s.name for s in trust.sites)]}
+    owner = owners.get(offer.origin)
+    if owner is None or owner == site.name:
+        raise Refused(
+            "RSD-1223",
+            "this log is not one that this site witnesses",
+            rule="a site cosigns the logs of the other members",
+            found=offer.origin,
+            limit=", ".join(sorted(o for o, n in owners.items() if n != site.name)),
+        )
+    key = trust.log_key(owner).key()
+    last = site.witness.last(offer.origin)
+    old_size = last[0] if last else 0
+    proof = [bytes.fromhex(h) for h in offer.proofs.get(str(old_size), ())]
+    done = site.witness.cosign(offer.note, key, old_size, proof, origin=offer.origin)
+    signed = checkpoint.open_signed(offer.note, key, offer.origin).checkpoint
+    site.record("cosign", {"origin": offer.origin, "size": signed.size, "root": signed.root.hex()}, study)
+    return CosignedLine(origin=offer.origin, size=done.size, witness=site.witness.name, line=done.line)
+
+
+def countersigned(site: Site, case: Case, text: str) -> str:
+    """Countersign the roster if it tells the truth about this site. Raises Refused RSD-1224.
+
+    This site's row must be what its own log says, and no recipient may be one that this site's rules deny.
+    """
+    data = text.encode("utf-8")
+    envelope = parse_envelope(data, "roster")
+    roster = load_model(Roster, parse_canonical(envelope.payload, "roster"), "RSD-1210", "roster")
+    at = parse_time(roster.at)
+    site.anchor.statement(data, SCHEMA, "roster", role="operator", holder=case.study.operator.name, at=at)
+    _check_row(site, case, roster)
+    for name in roster.recipients:
+        party = next((p for p in case.peers() if p.name == name), None)
+        if party is not None and not case.decide("aggregate", party).allow:
+            raise _untrue(
+                f"recipients include {name}, to whom this site's rules deny the model", name, "no denied site"
+            )
+    site.record("roster", {"round": roster.round, "digest": envelope.digest}, case.digest)
+    return countersign(envelope, site.signer).encode().decode("utf-8")
+
+
+def _check_row(site: Site, case: Case, roster: Roster) -> None:
+    row = roster.row(site.name)
+    if roster.study != case.digest or row is None:
+        raise _untrue("it is of another study, or this site has no row", roster.study[:12], case.digest[:12])
+    file = site.home.study_folder(case.digest) / "rounds" / f"{roster.round:03d}" / "committed.json"
+    own = None
+    if file.exists():
+        own = load_model(Committed, parse_canonical(read_bytes(file, "commit"), str(file)), "RSD-1210", str(file))
+    if (row.outcome == "contributed") != (own is not None):
+        raise _untrue(
+            f"this site's log {'holds' if own else 'holds no'} committed update of round {roster.round}",
+            row.outcome,
+            "contributed" if own else "not contributed",
+        )
+    if own and (row.update_sha256, row.commit, row.charge) != (own.update_sha256, own.commit, own.charge):
+        raise _untrue("it names another update of this site", str(row.update_sha256)[:12], own.update_sha256[:12])
+
+
+def _untrue(why: str, found: str, limit: str) -> Refused:
+    return Refused(
+        "RSD-1224",
+        f"the roster is not countersigned: {why}",
+        rule="a site signs only rosters that agree with its own log",
+        found=found,
+        limit=limit,
+        next="compare the roster with the site's log; a site wrongly called late has its commit there",
+    )

@@ -1,0 +1,65 @@
+"""What the agent asks of its training worker, and what it gets back: frozen, integers only, no torch."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from compliance.training_spec import Frozen, ModelSpec, TaskSpec
+
+
+class WorkSpec(Frozen):
+    """One study at one site: what to load. Paths are local; `threads` bounds the CPU threads of the worker."""
+
+    task: TaskSpec
+    model: ModelSpec
+    model_dir: str = Field(min_length=1)
+    table: str = Field(min_length=1)
+    cache_dir: str = Field(min_length=1)
+    threads: int = Field(ge=1, le=256)
+
+
+class RoundSpec(Frozen):
+    """One attempt at one round, all from the signed study. Nothing here, and nothing else, can seed noise or sampling.
+
+    q = sample_numerator / sample_denominator exactly; `expected_batch` is the public denominator of the mean.
+    """
+
+    round: int = Field(ge=1, le=1000)
+    attempt: int = Field(ge=1, le=1000)
+    steps: int = Field(ge=1, le=10_000)
+    sample_numerator: int = Field(ge=1)
+    sample_denominator: int = Field(ge=1, lt=2**53)
+    expected_batch: int = Field(ge=1, le=10**7)
+    clip_micro: int = Field(ge=1, le=10**9)
+    noise_multiplier_micro: int = Field(ge=100_000, le=100_000_000)
+    physical_batch: int = Field(ge=1, le=4096)
+    head_rate_milli: int = Field(ge=1, le=1_000_000)
+    adapter_rate_milli: int = Field(ge=0, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _rate_at_most_one(self) -> RoundSpec:
+        if self.sample_numerator > self.sample_denominator:
+            raise ValueError("sample_numerator is greater than sample_denominator: the sampling rate exceeds 1")
+        return self
+
+
+class Prepared(Frozen):
+    """The worker's answer to `prepare`. `layout` lists name and shape of the trained parameters, d their total size."""
+
+    layout: tuple[tuple[str, tuple[int, ...]], ...]
+    layout_sha256: str
+    d: int
+    device: str
+
+
+class Trained(Frozen):
+    """The worker's answer to `train`, beside the update itself.
+
+    `stream` is the mark of the attempt's keystream. `non_finite` (records without a finite gradient) is a statistic
+    on patient data: it stays at the site.
+    """
+
+    conformance: dict[str, bool]
+    tv_error_femto: int
+    stream: str
+    non_finite: int

@@ -1,0 +1,113 @@
+"""`residency release`: build a bundle from a finished run, and show one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from compliance.cli import Result, command, table
+from compliance.clock import now, parse_time
+from compliance.errors import NoTrustAnchor
+from compliance.files import refuse_existing
+from compliance.identity import load_signer
+from compliance.release.build import build_bundle, model_digest
+from compliance.release.bundle_folder import read_folder, write_folder
+from compliance.release.case import Contents
+from compliance.release.manifest import PATH
+from compliance.release.verify import verify_bundle
+from compliance.trust.root import load_anchor
+
+
+@click.group("release")
+def release() -> None:
+    """Build and show releases."""
+
+
+@release.command("build")
+@click.argument("run_folder", type=click.Path(path_type=Path))
+@click.option("--key", required=True, type=click.Path(path_type=Path), help="The operator's private key.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle's folder; must not exist.")
+@click.option("--trust", type=click.Path(path_type=Path), help="Default: trust.json of the operator's home.")
+@click.option("--at", default=None, help="Judge as of this UTC time (default: now).")
+@command("residency.release.build/1")
+def build(run_folder: Path, key: Path, out: Path, trust: Path | None, at: str | None) -> Result:
+    """Make a bundle of a finished run, verify it, and only then put it in place.
+
+    \b
+    Example: residency release build server/runs/R --key server/keys/operator.key --out bundle
+    """
+    refuse_existing(out)
+    anchor = load_anchor(_trust_file(key, trust))
+    when = parse_time(at, "--at") if at else now()
+    files = build_bundle(read_folder(run_folder), load_signer(key), anchor)
+
+    def check(written: dict[str, bytes]) -> None:
+        report = verify_bundle(written, anchor, when)
+        if report.error:
+            raise report.error
+
+    write_folder(out, files, check)
+    manifest, model = Contents(files).envelope(PATH).digest, model_digest(files)
+    fields = {"bundle": str(out), "manifest": manifest, "model_sha256": model, "files": len(files)}
+    lines = [f"built and verified: {out} ({len(files)} files, manifest {manifest[:16]})"]
+    return Result(fields=fields, lines=[*lines, f"next: residency verify {out} --trust trust.json, on another machine"])
+
+
+def _trust_file(key: Path, given: Path | None) -> Path:
+    default = key.resolve().parent.parent / "trust.json"
+    if given is None and not default.is_file():
+        raise NoTrustAnchor(
+            "RSD-6015",
+            "a release names the trust file under which it is made",
+            found=f"no {default}",
+            limit="trust.json",
+            next="give --trust FILE",
+        )
+    return given or default
+
+
+@release.command("show")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@command("residency.release.show/1")
+def show(bundle: Path) -> Result:
+    """What a bundle says of itself, unverified: study, sites, rounds, eps. `residency verify` judges it.
+
+    \b
+    Example: residency release show bundle
+    """
+    contents = Contents(read_folder(bundle))
+    study, spent = contents.study, {s.site: s for s in contents.claims.sites}
+    sites = []
+    for site in study.sites:
+        found = [row.outcome for r in contents.rosters if (row := r.roster.row(site.name)) is not None]
+        claim = spent.get(site.name)
+        sites.append(
+            {
+                "name": site.name,
+                "jurisdiction": site.jurisdiction,
+                "contributed": found.count("contributed"),
+                "epsilon_milli": claim.epsilon_milli if claim else None,
+            }
+        )
+    fields = {
+        "study": contents.study_digest,
+        "name": study.name,
+        "run": contents.manifest.run,
+        "created": contents.manifest.created,
+        "rounds": len(contents.rosters),
+        "model_sha256": model_digest(contents.files),
+        "sites": sites,
+    }
+    rows = [(s["name"], s["jurisdiction"], s["contributed"], _eps(s["epsilon_milli"])) for s in sites]
+    head = [f"{study.name} ({contents.study_digest[:16]}), run {contents.manifest.run}, {len(contents.rosters)} rounds"]
+    lines = [
+        *head,
+        *table(("site", "jurisdiction", "rounds contributed", "eps"), rows),
+        "not verified: residency verify",
+    ]
+    return Result(fields=fields, lines=lines)
+
+
+def _eps(milli: object) -> str:
+    return f"{milli / 1000:.3f}" if isinstance(milli, int) else "-"

@@ -1,0 +1,228 @@
+"""`residency study`: write, check, sign and propose a study."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import click
+
+from compliance.cli import Result, command, table
+from compliance.clock import now
+from compliance.commands.dry_run import dry_run
+from compliance.commands.shared import (
+    FILE,
+    home_option,
+    key_option,
+    load_role,
+    mistakes_result,
+    must_sign_at,
+    need_trust,
+    out_option,
+)
+from compliance.commands.study_answers import advise, approve, refuse
+from compliance.errors import InputError, Refused
+from compliance.files import read_bytes, refuse_existing, write_new
+from compliance.identity import Signer, seal
+from compliance.log.store import LogStore
+from compliance.policy import check_study
+from compliance.policy_file import open_policy
+from compliance.study import Study, open_study
+from compliance.study_desk import check_members, not_ended, policy_site
+from compliance.study_file import check_file
+from compliance.trust.home import OperatorHome
+from compliance.trust.root import Trust, load_anchor
+
+
+@click.group()
+def study() -> None:
+    """Write, check, sign, propose and answer studies."""
+
+
+study.add_command(advise)
+study.add_command(approve)
+study.add_command(refuse)
+
+
+@study.command("init")
+@click.option("--out", type=FILE, default=Path("study.yaml"), show_default=True, help="The file to write.")
+@command("residency.study.init/1")
+def init(out: Path) -> Result:
+    """Write a commented example: thyroid classification over four sites, with its invented papers in papers/.
+
+    \b
+    Example: residency study init --out study.yaml
+    """
+    templates = resources.files("compliance") / "templates"
+    papers = [(out.parent / "papers" / p.name, p.read_bytes()) for p in (templates / "papers").iterdir()]
+    for path, _ in [(out, b""), *papers]:
+        refuse_existing(path)
+    for path, data in papers:
+        write_new(path, data)
+    write_new(out, (templates / "study.yaml").read_bytes())
+    return Result(
+        {"file": str(out), "papers": sorted(str(p) for p, _ in papers)},
+        [
+            f"study      {out}",
+            f"papers     {out.parent / 'papers'} (invented)",
+            f"next       residency study check {out}",
+        ],
+    )
+
+
+@study.command("check")
+@click.argument("file", type=FILE)
+@click.option("--policy", "policy_file", type=FILE, help="Also check the study against this signed site policy.")
+@click.option("--trust", "trust_file", type=FILE, help="Judge signatures by this trust file.")
+@click.option("--home", type=FILE, help="An agent's folder: the site's whole admission as a dry run.")
+@command("residency.study.check/1")
+def check(file: Path, policy_file: Path | None, trust_file: Path | None, home: Path | None) -> Result:
+    """List every mistake in a study (YAML, or signed JSON) with line and field; with --policy, check it against that.
+
+    \b
+    Example: residency study check study.yaml --policy policy.json --trust trust.json
+    """
+    mistakes, found = check_file(file)
+    if found is None:
+        return mistakes_result(file, mistakes)
+    lines = [f"{file}: no mistakes"]
+    fields: dict[str, object] = {"mistakes": [], "study": found.name}
+    if policy_file is not None:
+        anchor = load_anchor(need_trust(trust_file, "a policy"), now())
+        data = read_bytes(policy_file, "policy")
+        policy, _ = open_policy(anchor, data, str(policy_file), policy_site(data, str(policy_file)), now())
+        check_study(policy, found)
+        lines.append(f"inside the policy of site {policy.site}")
+        fields["inside_policy_of"] = policy.site
+    if trust_file is not None and file.suffix == ".json":
+        anchor = load_anchor(trust_file, now())
+        _, fields["digest"] = open_study(anchor, read_bytes(file, "study"), str(file))
+        check_members(found, anchor.trust)
+        lines.append(f"signed by the operator, every site is a member; digest {fields['digest']}")
+    if home is not None:
+        more = dry_run(home, file)
+        return Result({**fields, **more.fields}, [*lines, *more.lines], more.error)
+    return Result(fields, lines)
+
+
+@study.command("show")
+@click.argument("file", type=FILE)
+@command("residency.study.show/1")
+def show(file: Path) -> Result:
+    """Show a study (YAML or signed JSON): purpose, privacy, papers, and each site's terms.
+
+    \b
+    Example: residency study show study.json
+    """
+    mistakes, found = check_file(file)
+    if found is None:
+        return mistakes_result(file, mistakes)
+    return Result({"study": found.as_json()}, _shown(found))
+
+
+@study.command("sign")
+@click.argument("file", type=FILE)
+@key_option
+@out_option
+@command("residency.study.sign/1")
+def sign(file: Path, key_file: Path, out: Path) -> Result:
+    """Complete a YAML study (papers' digests, software, noise, time of issue) and sign it as the operator.
+
+    \b
+    Example: residency study sign study.yaml --key server/keys/operator.key --out study.json
+    """
+    signer = load_role(key_file, "operator", "sign a study")
+    refuse_existing(out)
+    mistakes, found = check_file(file)
+    if found is None:
+        return mistakes_result(file, mistakes)
+    _must_be_operator(found, signer)
+    must_sign_at(signer, found.issued)
+    envelope = seal(found.as_json(), signer)
+    write_new(out, envelope.encode() + b"\n")
+    lines = [*_shown(found), f"digest     {envelope.digest}", f"signed     {out}"]
+    return Result({"digest": envelope.digest, "file": str(out), "study": found.as_json()}, lines)
+
+
+@study.command("propose")
+@click.argument("file", type=FILE)
+@home_option
+@command("residency.study.propose/1")
+def propose(file: Path, home: Path) -> Result:
+    """Check a signed study against the trust file, keep it in the operator's folder and record it in the log.
+
+    \b
+    Example: residency study propose study.json --home server
+    """
+    place = OperatorHome(home)
+    place.config()
+    anchor = place.anchor()
+    data = read_bytes(file, "study")
+    found, digest = open_study(anchor, data, str(file))
+    check_members(found, anchor.trust)
+    not_ended(found)
+    kept = place.study_folder(digest) / "study.json"
+    index, fresh = _record(place, anchor.trust, found, digest)
+    if not fresh and kept.exists():
+        raise InputError(
+            "RSD-2009",
+            f"study {found.name} was proposed already",
+            rule="a study is proposed once",
+            found=f"entry {index} of the operator's log",
+            limit="a new study",
+            next=f"collect the answers to {kept}, or sign another study",
+        )
+    if not kept.exists():
+        write_new(kept, data)
+    lines = [f"proposed   {found.name}, digest {digest}", f"kept       {kept}", f"log        entry {index}"]
+    return Result({"digest": digest, "file": str(kept), "log_index": index}, lines)
+
+
+def _record(place: OperatorHome, trust: Trust, found: Study, digest: str) -> tuple[int, bool]:
+    """Index of the study's entry in the operator's log, and whether it was written now: a crash repeats nothing."""
+    with LogStore.open(place.log_file, trust.log_origin(trust.operator.name), place.signer().private) as log:
+        known = log.entries(study=digest, kind="study")
+        if known:
+            return known[0].index, False
+        return log.append("study", {"name": found.name}, study=digest).index, True
+
+
+def _must_be_operator(found: Study, signer: Signer) -> None:
+    if signer.identity.holder != found.operator.name:
+        raise Refused(
+            "RSD-6008",
+            "this key belongs to another operator than the study's",
+            rule="a study is signed by its operator",
+            found=signer.identity.holder,
+            limit=found.operator.name,
+            next="correct operator.name, or give that operator's key",
+        )
+
+
+def _shown(found: Study) -> list[str]:
+    privacy, training = found.privacy, found.training
+    sites = [
+        (
+            s.name,
+            s.jurisdiction,
+            s.records_public,
+            f"{s.batch}/{s.records_public}",
+            f"{s.epsilon_milli / 1000:g}",
+            f"{s.noise_multiplier_micro / 1e6:g}",
+            s.weight,
+        )
+        for s in found.sites
+    ]
+    papers = [(d.id, d.kind, d.sha256[:12], d.expires, d.covers) for d in found.documents]
+    return [
+        f"study      {found.name} of consortium {found.consortium}: {found.purpose}",
+        f"           {found.description}",
+        f"operator   {found.operator.name} ({found.operator.jurisdiction})",
+        f"term       {found.starts} to {found.ends}, issued {found.issued}",
+        f"model      {found.model.name} {found.model.sha256[:12]}, {training.rounds} rounds of {training.steps} steps",
+        f"privacy    per {privacy.unit} (add/remove), delta 1/{privacy.inverse_delta}",
+        f"           clip {privacy.clip_micro / 1e6:g}, noise pays for {privacy.spare_rounds} spare rounds",
+        f"quorum     {found.quorum.sites} of {len(found.sites)} sites",
+        *table(["site", "in", "records", "q", "epsilon", "noise", "weight"], sites),
+        *table(["paper", "kind", "sha256", "expires", "covers"], papers),
+    ]

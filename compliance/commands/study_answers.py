@@ -1,0 +1,176 @@
+"""`residency study advise`, `approve`, `refuse`: a site's signed answers, each made where that person's key is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from compliance.answers import (
+    ADVICE,
+    APPROVAL,
+    REFUSAL,
+    Advice,
+    Approval,
+    Refusal,
+    check_approval,
+    check_policy_owner,
+    open_advice,
+    open_approval,
+)
+from compliance.canonical import canonical, sha256_hex
+from compliance.cli import Result, command
+from compliance.clock import now, rfc3339
+from compliance.commands.shared import FILE, key_option, load_role, must_sign_at, out_option
+from compliance.errors import Refused
+from compliance.files import read_bytes, refuse_existing, write_new
+from compliance.identity import Signer, seal
+from compliance.policy import check_study
+from compliance.policy_file import open_policy
+from compliance.study import SiteTerms, Study, open_study
+from compliance.study_desk import check_members, check_noise, not_ended
+from compliance.study_file import signed_payload
+from compliance.trust.root import Anchor, load_anchor
+from compliance.validation import load_model
+
+
+@click.command("advise")
+@click.argument("file", type=FILE)
+@key_option
+@click.option("--favourable/--unfavourable", required=True, default=None, help="What the DPO advises.")
+@click.option("--text", required=True, help="The advice in words.")
+@out_option
+@command("residency.study.advise/1")
+def advise(file: Path, key_file: Path, favourable: bool, text: str, out: Path) -> Result:
+    """Sign the data-protection officer's advice on a signed study; the officer advises and does not decide.
+
+    \b
+    Example: residency study advise study.json --key dpo.key --favourable --text "Proportionate." --out advice.json
+    """
+    signer = load_role(key_file, "dpo", "advise")
+    study, digest = _read(file)
+    _own_terms(study, signer)
+    record = {
+        "schema": ADVICE,
+        "subject": "study",
+        "digest": digest,
+        "site": signer.identity.holder,
+        "at": must_sign_at(signer, rfc3339(now())),
+        "favourable": favourable,
+        "text": text,
+    }
+    envelope = seal(load_model(Advice, record, "RSD-2206", "advice").as_json(), signer)
+    write_new(out, envelope.encode() + b"\n")
+    word = "favourable" if favourable else "unfavourable"
+    lines = [f"{word} advice of {signer.identity.holder} on study {study.name} {digest[:12]}: {out}"]
+    return Result({"digest": envelope.digest, "study": digest, "file": str(out)}, lines)
+
+
+@click.command("approve")
+@click.argument("file", type=FILE)
+@key_option
+@click.option("--advice", "advice_file", type=FILE, required=True, help="The DPO's signed advice on this study.")
+@click.option("--policy", "policy_file", type=FILE, required=True, help="The site's signed policy.")
+@click.option("--trust", "trust_file", type=FILE, required=True, help="The consortium's trust file.")
+@click.option(
+    "--against-advice", "against", metavar="REASON", default="", help="Why unfavourable advice is not followed."
+)
+@out_option
+@command("residency.study.approve/1")
+def approve(
+    file: Path, key_file: Path, advice_file: Path, policy_file: Path, trust_file: Path, against: str, out: Path
+) -> Result:
+    """Sign the site's approval of a study that lies inside the site's policy, with the DPO's advice before you.
+
+    \b
+    Example: residency study approve study.json --key signatory.key --advice A --policy P --trust T --out approval.json
+    """
+    signer = load_role(key_file, "signatory", "approve a study")
+    refuse_existing(out)
+    anchor = load_anchor(trust_file, now())
+    study, digest = open_study(anchor, read_bytes(file, "study"), str(file))
+    policy_digest = _inside_policy(anchor, study, signer, policy_file)
+    advice = open_advice(anchor, read_bytes(advice_file, "advice"), str(advice_file), "study")
+    record = {
+        "schema": APPROVAL,
+        "subject": "study",
+        "digest": digest,
+        "site": signer.identity.holder,
+        "at": must_sign_at(signer, rfc3339(now())),
+        "advice": advice.digest,
+        "against_advice_reason": against,
+        "policy": policy_digest,
+        "software": study.software.model_dump(mode="json"),
+    }
+    approval = load_model(Approval, record, "RSD-2206", "approval")
+    check_approval(approval, digest, study, signer.identity.holder, policy_digest, advice)
+    envelope = seal(approval.as_json(), signer)
+    data = envelope.encode() + b"\n"
+    open_approval(anchor, data, str(out))  # nobody would accept an approval by a key that trust.json does not list
+    write_new(out, data)
+    lines = [
+        f"approved   study {study.name} {digest[:12]} for {signer.identity.holder}, under policy {policy_digest[:12]}"
+    ]
+    return Result({"digest": envelope.digest, "study": digest, "file": str(out)}, [*lines, f"file       {out}"])
+
+
+@click.command("refuse")
+@click.argument("file", type=FILE)
+@key_option
+@click.option("--reason", required=True, help="Why the site does not take part.")
+@out_option
+@command("residency.study.refuse/1")
+def refuse(file: Path, key_file: Path, reason: str, out: Path) -> Result:
+    """Sign the site's refusal of a study, with the reason.
+
+    \b
+    Example: residency study refuse study.json --key signatory.key --reason "No ethics opinion." --out refusal.json
+    """
+    signer = load_role(key_file, "signatory", "refuse a study")
+    study, digest = _read(file)
+    _own_terms(study, signer)
+    record = {
+        "schema": REFUSAL,
+        "subject": "study",
+        "digest": digest,
+        "site": signer.identity.holder,
+        "at": must_sign_at(signer, rfc3339(now())),
+        "reason": reason,
+    }
+    envelope = seal(load_model(Refusal, record, "RSD-2206", "refusal").as_json(), signer)
+    write_new(out, envelope.encode() + b"\n")
+    lines = [f"refused    study {study.name} {digest[:12]} for {signer.identity.holder}: {out}"]
+    return Result({"digest": envelope.digest, "study": digest, "file": str(out)}, lines)
+
+
+def _read(file: Path) -> tuple[Study, str]:
+    """A signed study and its digest, the signature not judged: an answer names the digest and moves nothing."""
+    payload = signed_payload(file)
+    return load_model(Study, payload, "RSD-2007", str(file)), sha256_hex(canonical(payload))
+
+
+def _inside_policy(anchor: Anchor, study: Study, signer: Signer, policy_file: Path) -> str:
+    """Digest of the site's policy, if the study lies inside it and is otherwise as the trust file says."""
+    site = signer.identity.holder
+    terms = _own_terms(study, signer)
+    check_members(study, anchor.trust)
+    not_ended(study)
+    policy, digest = open_policy(anchor, read_bytes(policy_file, "policy"), str(policy_file), site, now())
+    check_policy_owner(policy, site, anchor.trust.site(site).jurisdiction)
+    check_study(policy, study)
+    check_noise(study, terms)
+    return digest
+
+
+def _own_terms(study: Study, signer: Signer) -> SiteTerms:
+    terms = study.site(signer.identity.holder)
+    if terms is None:
+        raise Refused(
+            "RSD-2102",
+            f"study {study.name} does not list site {signer.identity.holder}",
+            rule="a site answers about itself",
+            found=", ".join(s.name for s in study.sites),
+            limit=signer.identity.holder,
+            next="ask the operator for a study that names this site",
+        )
+    return terms

@@ -1,0 +1,155 @@
+"""The bodies that travel between the server and a site, above the transport. Strict on both sides."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+from pydantic import Field
+
+from compliance.canonical import Json, canonical, parse_canonical
+from compliance.errors import InputError
+from compliance.roster import EntryRef
+from compliance.study import SHA256
+from compliance.training_spec import Frozen
+from compliance.trust.root import NAME
+from compliance.validation import load_model
+
+M = TypeVar("M", bound=Frozen)
+
+
+class LayoutEntry(Frozen):
+    """Name and shape of one trained parameter; for a LoRA B, `a_width` is the width of its frozen A."""
+
+    name: str = Field(min_length=1, max_length=300)
+    shape: tuple[int, ...] = Field(min_length=1, max_length=4)
+    a_width: int | None = Field(default=None, ge=1)
+
+
+class CheckpointOffer(Frozen):
+    """A log's checkpoint with consistency proofs (hex) from the sizes that others may have cosigned before."""
+
+    origin: str
+    note: str = Field(max_length=20_000)
+    proofs: dict[str, tuple[str, ...]] = Field(description="old size -> consistency proof to this checkpoint")
+
+
+class CosignedLine(Frozen):
+    """A cosignature by `witness` on the checkpoint of `size` of `origin`."""
+
+    origin: str
+    size: int = Field(ge=0)
+    witness: str
+    line: str = Field(max_length=1000)
+
+
+class JoinRequest(Frozen):
+    """The signed study with every site's signed answers; nothing here is believed without its signatures."""
+
+    schema_: Literal["residency.join/1"] = Field(alias="schema")
+    run: str = Field(pattern=NAME)
+    study: str
+    answers: tuple[str, ...]
+    offers: tuple[CheckpointOffer, ...] = ()
+
+
+class PeerDecision(Frozen):
+    """A logged decision: may what derives from this site's records reach `peer`?"""
+
+    peer: str
+    artifact: str
+    allow: bool
+    rule: str
+    plain: str
+    entry: EntryRef
+
+
+class JoinReply(Frozen):
+    """The site takes part. `layout` must be the same at every site."""
+
+    schema_: Literal["residency.joined/1"] = Field(alias="schema")
+    site: str
+    layout: tuple[LayoutEntry, ...]
+    device: str
+    decisions: tuple[PeerDecision, ...]
+    offer: CheckpointOffer
+
+
+class RoundRequest(Frozen):
+    """One round: the array beside it is the flat global model whose digest is `base_sha256`."""
+
+    schema_: Literal["residency.round/1"] = Field(alias="schema")
+    run: str = Field(pattern=NAME)
+    study: str = Field(pattern=SHA256)
+    round: int = Field(ge=1, le=1000)
+    recipients: tuple[str, ...]
+    base_sha256: str = Field(pattern=SHA256)
+
+
+class RoundReply(Frozen):
+    """The update is in the array beside it; these entries of the site's log cover it."""
+
+    schema_: Literal["residency.contribution/1"] = Field(alias="schema")
+    site: str
+    attempt: int = Field(ge=1)
+    update_sha256: str = Field(pattern=SHA256)
+    charge: EntryRef
+    commit: EntryRef
+    decision: EntryRef
+    transfer: EntryRef
+    offer: CheckpointOffer
+
+
+class WitnessRequest(Frozen):
+    """A roster to countersign (or none), checkpoints to cosign, cosignatures on this site's own checkpoints."""
+
+    schema_: Literal["residency.witness/1"] = Field(alias="schema")
+    study: str = Field(pattern=SHA256)
+    roster: str | None
+    offers: tuple[CheckpointOffer, ...]
+    cosigned: tuple[CosignedLine, ...]
+
+
+class WitnessReply(Frozen):
+    """The countersigned roster, the cosignatures given, and the offers that were refused, with the reason."""
+
+    schema_: Literal["residency.witnessed/1"] = Field(alias="schema")
+    site: str
+    roster: str | None
+    cosigned: tuple[CosignedLine, ...]
+    refused: tuple[str, ...]
+    offer: CheckpointOffer
+
+
+class CloseRequest(Frozen):
+    """The run has ended; `rosters` are the digests of its rosters in order."""
+
+    schema_: Literal["residency.close/1"] = Field(alias="schema")
+    study: str = Field(pattern=SHA256)
+    rosters: tuple[str, ...]
+
+
+class CloseReply(Frozen):
+    """The site's evidence for this study: entries of its log, all leaf hashes, its checkpoint."""
+
+    schema_: Literal["residency.closed/1"] = Field(alias="schema")
+    site: str
+    evidence: str
+    offer: CheckpointOffer
+
+
+def encode(message: Frozen) -> bytes:
+    """Canonical bytes of a body."""
+    value: Json = message.model_dump(mode="json", by_alias=True)
+    return canonical(value)
+
+
+def decode(model: type[M], body: bytes, what: str) -> M:
+    """Parse strictly. Raises InputError RSD-1210."""
+    return load_model(model, parse_canonical(body, what), "RSD-1210", what)
+
+
+def refuse_unknown(kind: str) -> InputError:
+    """The error for a message kind that a site does not know."""
+    return InputError(
+        "RSD-1211", "unknown kind of message", found=kind, limit="join, round, witness, close"
+    )

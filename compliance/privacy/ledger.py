@@ -1,0 +1,298 @@
+"""The ledger: the privacy budget of every data source, over all studies, for ever.
+
+One SQLite file (WAL, synchronous=FULL, mode 0600) of append-only entries, chained by hash per data source. What is
+spent is never stored: it is the fold of the entries (ledger_state), so it cannot disagree with them. A call that
+writes returns after its entry is on disk; a crash leaves the entry whole or absent, and nothing but `release_unused`
+ever gives back room, and only room that was not charged.
+
+The chain shows an entry that was changed, or removed from the middle. A file whose newest entries were cut off, or an
+older copy put back, is a valid chain: only a head that somebody else keeps (`head`, `Charge.head`) shows that.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import Self
+
+from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
+from compliance.clock import now, rfc3339
+from compliance.errors import CheckFailed, EnvironmentFault, InputError
+from compliance.privacy import ledger_state as rules
+from compliance.privacy.events import PrivacyEvent
+from compliance.privacy.ledger_state import Balance, Charge, Limit, Plan, Reservation, SourceState
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    source TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    at TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    body BLOB NOT NULL,
+    head TEXT NOT NULL,
+    PRIMARY KEY (source, seq)
+) STRICT;
+CREATE TRIGGER IF NOT EXISTS entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
+CREATE TRIGGER IF NOT EXISTS entries_last BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
+"""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_BUSY_S = 30.0
+
+
+class Ledger:
+    """Budgets keyed by data source. Safe to use from several threads and from several processes at once."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        """Use `Ledger.open`."""
+        self._connection = connection
+        self._path = path
+        self._states: dict[str, SourceState] = {}
+        self._lock = RLock()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or create the ledger at `path`, readable by its owner only, and check every chain.
+
+        Raises EnvironmentFault RSD-4120 if it cannot be read or written, CheckFailed RSD-4110 if an entry was altered
+        or is missing.
+        """
+        with _disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            path.chmod(0o600)
+            connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            try:
+                _prepare(connection)
+                _sync_folder(path.parent)
+                ledger = cls(connection, path)
+                for source in ledger.sources():
+                    ledger._read(source)
+            except BaseException:
+                connection.close()
+                raise
+        return ledger
+
+    def close(self) -> None:
+        """Close the file; further calls fail."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def sources(self) -> tuple[str, ...]:
+        """Names of all data sources, sorted."""
+        with self._lock, _disk(self._path):
+            rows = self._connection.execute("SELECT DISTINCT source FROM entries ORDER BY source").fetchall()
+        return tuple(name for (name,) in rows)
+
+    def set_limit(self, source: str, epsilon_milli: int, inverse_delta: int, policy_sha256: str = "") -> None:
+        """Set, at registration, or change the budget of `source`. Lowering is free; it binds charges at once.
+
+        Raising (larger eps or larger delta) needs the digest of another signed policy than the last one recorded,
+        else Refused RSD-4102; the caller has checked that policy's signature. Raises InputError RSD-4121.
+        """
+        _check_name(source, "data source")
+        if policy_sha256 and not _DIGEST.fullmatch(policy_sha256):
+            raise _bad("policy_sha256", policy_sha256, "64 lower-case hex digits")
+        if not (0 < epsilon_milli <= 1_000_000 and 2 <= inverse_delta <= 2**53 - 1):
+            raise _bad("limit", f"{epsilon_milli} milli-eps, 1/{inverse_delta}", "1..1000000 milli-eps, delta <= 1/2")
+        wanted = Limit(epsilon_milli, inverse_delta, policy_sha256)
+        self._write(source, "limit", lambda state: rules.decide_limit(state, wanted))
+
+    def reserve(
+        self, source: str, study: str, event_template: PrivacyEvent, study_epsilon_milli: int, study_inverse_delta: int
+    ) -> Reservation:
+        """Hold room for a whole study, spare attempts included. Idempotent per (source, study).
+
+        Refused RSD-4101 with needed and left milli-eps if the filter has no room; RSD-4100 without a limit, RSD-4103
+        for the sampler's errors, RSD-4104 after release, RSD-4107 for another event, RSD-4108 for another unit. The
+        study's own claim is recorded; `accounting.check_claim` proves it beforehand.
+        """
+        _check_name(study, "study")
+        claim = (study_epsilon_milli, study_inverse_delta)
+        state = self._write(source, "reserve", lambda s: rules.decide_reserve(s, study, event_template, claim))
+        return state.reservations[study]
+
+    def charge(self, source: str, study: str, round: int, attempt: int, event: PrivacyEvent) -> Charge:
+        """Pay for one attempt (from 1, no gap) of one round, before its first batch is read; on disk when it returns.
+
+        Refused RSD-4105 for an attempt already charged, RSD-4106 for a skipped one, RSD-4104 without an open
+        reservation, RSD-4109 beyond the reservation, RSD-4101 if the limit was lowered below it.
+        """
+        if round < 0 or attempt < 1:
+            raise _bad("round and attempt", f"{round}, {attempt}", "round >= 0, attempt >= 1")
+        state = self._write(source, "charge", lambda s: rules.decide_charge(s, study, round, attempt, event))
+        same = (study, round, attempt)
+        return next(c for c in reversed(state.charges) if (c.study, c.round, c.attempt) == same)
+
+    def release_unused(self, study: str) -> None:
+        """Close `study` on every data source: its reservations shrink to what was charged; no charge follows."""
+        with self._lock:
+            for source in self.sources():
+                self._write(source, "release", lambda state: rules.decide_release(state, study))
+
+    def head(self, source: str) -> str:
+        """Hash over all entries of `source`, 64 hex digits; that of the empty chain for an unknown source."""
+        return self._read(source).head
+
+    def balance(self, source: str) -> Balance:
+        """Limit, charged, held and left, milli-eps by the filter. Refused RSD-4100 for a source without a limit."""
+        with self._lock:
+            return self._read(source).balance()
+
+    def spent(self, source: str) -> int:
+        """Milli-eps held: charged, and reserved by open studies."""
+        return self.balance(source).held_milli
+
+    def left(self, source: str) -> int:
+        """Milli-eps not held; never negative."""
+        return self.balance(source).left_milli
+
+    def plan(self, source: str, event: PrivacyEvent) -> Plan:
+        """What reserving `event` would take; writes nothing."""
+        with self._lock:
+            return rules.plan(self._read(source), event)
+
+    def charges(self, study: str) -> tuple[Charge, ...]:
+        """All charges of `study`, by data source and sequence number."""
+        with self._lock:
+            return tuple(c for source in self.sources() for c in self._read(source).charges if c.study == study)
+
+    def reservation(self, source: str, study: str) -> Reservation | None:
+        """The study's reservation on `source`, open or released; None if it never had one."""
+        with self._lock:
+            return self._read(source).reservations.get(study)
+
+    def show(self, source: str) -> list[dict[str, str | int]]:
+        """Rows for a table, oldest first: seq, at, kind, study, round, attempt, steps, noise, rate, head."""
+        with self._lock, _disk(self._path):
+            self._read(source)
+            found = self._connection.execute(
+                "SELECT seq, at, kind, body, head FROM entries WHERE source = ? ORDER BY seq", (source,)
+            ).fetchall()
+        return [_row(seq, at, kind, parse_canonical(body, "ledger entry"), head) for seq, at, kind, body, head in found]
+
+    def _read(self, source: str) -> SourceState:
+        """The state of `source`, with all entries that any process has committed."""
+        with self._lock, _disk(self._path):
+            state = self._states.get(source) or SourceState(source, _genesis(source))
+            rows = self._connection.execute(
+                "SELECT seq, at, kind, body, head FROM entries WHERE source = ? AND seq > ? ORDER BY seq",
+                (source, state.seq),
+            )
+            for seq, at, kind, body, head in rows:
+                _check_entry(state, seq, at, kind, body, head)
+                state.apply(seq, kind, parse_canonical(body, "ledger entry"), head)
+            self._states[source] = state
+            return state
+
+    def _write(self, source: str, kind: str, decide: Callable[[SourceState], Json | None]) -> SourceState:
+        """Decide on the newest state and append, as one transaction; nobody else can write between the two."""
+        with self._lock, _disk(self._path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                state = self._read(source)
+                body = decide(state)
+                if body is not None:
+                    self._append(state, kind, canonical(body))
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            return self._read(source)  # an entry counts only now that it is committed
+
+    def _append(self, state: SourceState, kind: str, body: bytes) -> None:
+        at = rfc3339(now())
+        head = _link(state, state.seq + 1, at, kind, body)
+        self._connection.execute(
+            "INSERT INTO entries (source, seq, at, kind, body, head) VALUES (?, ?, ?, ?, ?, ?)",
+            (state.source, state.seq + 1, at, kind, body, head),
+        )
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """WAL and FULL: a committed entry survives a power cut. Some network file systems silently give no WAL."""
+    (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    if mode != "wal":
+        raise sqlite3.OperationalError(f"journal mode is {mode}, not wal; use a local disk")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.executescript(_SCHEMA)
+
+
+def _genesis(source: str) -> str:
+    return sha256_hex(b"residency.ledger/1\0" + source.encode())
+
+
+def _link(state: SourceState, seq: int, at: str, kind: str, body: bytes) -> str:
+    """Head after this entry: SHA-256 over the head before it and the entry's canonical JSON."""
+    entry = {"source": state.source, "seq": seq, "at": at, "kind": kind, "body_sha256": sha256_hex(body)}
+    return sha256_hex(bytes.fromhex(state.head) + canonical(entry))
+
+
+def _check_entry(state: SourceState, seq: int, at: str, kind: str, body: bytes, head: str) -> None:
+    expected = _link(state, seq, at, kind, body)
+    if seq != state.seq + 1 or head != expected:
+        raise CheckFailed(
+            "RSD-4110",
+            f"entry {seq} of the ledger of {state.source} is not the one that was written",
+            rule="hash chain over all entries",
+            found=f"seq {seq}, head {head[:16]}",
+            limit=f"seq {state.seq + 1}, head {expected[:16]}",
+            next="stop all studies on this data source; restore the ledger from a backup and compare heads with peers",
+        )
+
+
+def _row(seq: int, at: str, kind: str, body: Json, head: str) -> dict[str, str | int]:
+    event = body.get("event", {})
+    row: dict[str, str | int] = {"seq": seq, "at": at, "kind": kind, "head": head}
+    for key in ("study", "round", "attempt", "epsilon_milli", "inverse_delta", "policy_sha256"):
+        if key in body:
+            row[key] = body[key]
+    if event:
+        row["steps"] = event["steps"]
+        row["noise_multiplier_micro"] = event["noise_multiplier_micro"]
+        row["rate"] = f"{event['sample_numerator']}/{event['sample_denominator']}"
+    return row
+
+
+def _check_name(name: str, what: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise _bad(what, repr(name[:64]), "1 to 128 of A-Z a-z 0-9 . _ : / -")
+
+
+def _bad(what: str, found: str, limit: str) -> InputError:
+    return InputError("RSD-4121", f"{what} is not valid", found=found, limit=limit, next="correct the value")
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """SQLite's and the system's errors as EnvironmentFault RSD-4120; the transaction was rolled back."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as e:
+        raise EnvironmentFault(
+            "RSD-4120",
+            f"the ledger at {path} cannot be read or written: {e}",
+            rule="no charge on disk, no training",
+            found=str(e),
+            limit="a durable write",
+            next="free disk space or fix the file's owner; what was not confirmed was not recorded",
+        ) from e

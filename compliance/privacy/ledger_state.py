@@ -1,0 +1,366 @@
+"""What a ledger's entries add up to, and what they allow next: decisions without I/O.
+
+A data source's history is a chain of entries; its state is their fold. Kinds: `limit`, `reserve`, `charge`, `release`.
+Every decision is a function of this state and one request; it returns the body of the entry to append, or raises
+`Refused`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from compliance.canonical import Json
+from compliance.errors import InternalBug, Refused
+from compliance.privacy.events import PrivacyEvent
+from compliance.privacy.rdp_filter import Total, needed_milli, sampler_allowance_femto, total
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The budget of a data source for ever: (epsilon_milli, 1 / inverse_delta), by the policy of this digest."""
+
+    epsilon_milli: int
+    inverse_delta: int
+    policy_sha256: str
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Room held for one study: its whole event, spare attempts included. `claim_*` is what the study's PLD promises."""
+
+    source: str
+    study: str
+    event: PrivacyEvent
+    claim_epsilon_milli: int
+    claim_inverse_delta: int
+    steps_charged: int
+    tv_charged_femto: int
+    released: bool
+    seq: int
+
+    def charged(self) -> PrivacyEvent | None:
+        """What was charged so far, as one event; None for nothing."""
+        if not self.steps_charged:
+            return None
+        return self.event.model_copy(update={"steps": self.steps_charged, "tv_error_femto": self.tv_charged_femto})
+
+    def held(self) -> PrivacyEvent | None:
+        """What counts against the budget: all of it while open, what was charged once released."""
+        return self.charged() if self.released else self.event
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One attempt of one round, paid for. `seq` and `head` place it in the source's chain."""
+
+    source: str
+    study: str
+    round: int
+    attempt: int
+    event: PrivacyEvent
+    seq: int
+    head: str
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Milli-eps by the filter, at the source's delta. `held` counts open reservations whole; left = limit - held."""
+
+    source: str
+    limit_milli: int
+    inverse_delta: int
+    charged_milli: int
+    held_milli: int
+    left_milli: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one more event would take: `needed_milli` on top of what is held. `fits` if a reservation would succeed."""
+
+    source: str
+    needed_milli: int
+    left_milli: int
+    fits: bool
+
+
+@dataclass
+class SourceState:
+    """Fold of one data source's entries. `apply` is the only way to change it."""
+
+    source: str
+    head: str
+    seq: int = 0
+    limit: Limit | None = None
+    reservations: dict[str, Reservation] = field(default_factory=dict)
+    charges: list[Charge] = field(default_factory=list)
+    last_attempt: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def apply(self, seq: int, kind: str, body: Json, head: str) -> None:
+        """Count the entry `seq`, which was committed. Raises InternalBug RSD-4190 for an unknown kind."""
+        step = _STEPS.get(kind)
+        if step is None:
+            raise InternalBug("RSD-4190", "the ledger holds an entry of an unknown kind", found=kind)
+        self.seq, self.head = seq, head
+        step(self, body)
+
+    def total(self, *, held: bool) -> Total:
+        """Filter cost of everything held (or only of everything charged)."""
+        each = (r.held() if held else r.charged() for r in self.reservations.values())
+        return total(e for e in each if e is not None)
+
+    def balance(self) -> Balance:
+        """Raises Refused RSD-4100 for a source without a limit."""
+        limit = required_limit(self)
+        held = needed_milli(self.total(held=True), limit.inverse_delta)
+        charged = needed_milli(self.total(held=False), limit.inverse_delta)
+        left = max(limit.epsilon_milli - held, 0)
+        return Balance(self.source, limit.epsilon_milli, limit.inverse_delta, charged, held, left)
+
+
+def _apply_limit(state: SourceState, body: Json) -> None:
+    state.limit = Limit(body["epsilon_milli"], body["inverse_delta"], body["policy_sha256"])
+
+
+def _apply_reserve(state: SourceState, body: Json) -> None:
+    state.reservations[body["study"]] = Reservation(
+        source=state.source,
+        study=body["study"],
+        event=PrivacyEvent.model_validate(body["event"]),
+        claim_epsilon_milli=body["claim_epsilon_milli"],
+        claim_inverse_delta=body["claim_inverse_delta"],
+        steps_charged=0,
+        tv_charged_femto=0,
+        released=False,
+        seq=state.seq,
+    )
+
+
+def _apply_charge(state: SourceState, body: Json) -> None:
+    event = PrivacyEvent.model_validate(body["event"])
+    study = body["study"]
+    held = state.reservations[study]
+    state.reservations[study] = replace(
+        held,
+        steps_charged=held.steps_charged + event.steps,
+        tv_charged_femto=held.tv_charged_femto + event.tv_error_femto,
+    )
+    state.last_attempt[study, body["round"]] = body["attempt"]
+    state.charges.append(
+        Charge(state.source, study, body["round"], body["attempt"], event, seq=state.seq, head=state.head)
+    )
+
+
+def _apply_release(state: SourceState, body: Json) -> None:
+    state.reservations[body["study"]] = replace(state.reservations[body["study"]], released=True)
+
+
+_STEPS: dict[str, Callable[[SourceState, Json], None]] = {
+    "limit": _apply_limit,
+    "reserve": _apply_reserve,
+    "charge": _apply_charge,
+    "release": _apply_release,
+}
+
+
+def required_limit(state: SourceState) -> Limit:
+    """The source's limit. Raises Refused RSD-4100 if none was ever set."""
+    if state.limit is None:
+        raise Refused(
+            "RSD-4100",
+            f"data source {state.source} has no privacy budget",
+            rule="nothing is read before a budget is registered",
+            found="no limit",
+            limit="a limit from the site's signed policy",
+            next="register the data source with a limit",
+        )
+    return state.limit
+
+
+def decide_limit(state: SourceState, wanted: Limit) -> Json | None:
+    """First limit and lowering: free. Raising (larger eps or larger delta): only with a policy digest, RSD-4102.
+
+    None if nothing changes.
+    """
+    old = state.limit
+    if old == wanted:
+        return None
+    if old is not None:
+        raises = wanted.epsilon_milli > old.epsilon_milli or wanted.inverse_delta < old.inverse_delta
+        if raises and (not wanted.policy_sha256 or wanted.policy_sha256 == old.policy_sha256):
+            raise Refused(
+                "RSD-4102",
+                f"the budget of {state.source} may be raised only by a newly signed policy",
+                rule="a budget is raised by a signature, not by a command",
+                found=f"{wanted.epsilon_milli} milli-eps at delta 1/{wanted.inverse_delta}",
+                limit=f"{old.epsilon_milli} milli-eps at delta 1/{old.inverse_delta}",
+                next="have the signatory sign a site policy with the new limit and give its digest",
+            )
+    return {
+        "epsilon_milli": wanted.epsilon_milli,
+        "inverse_delta": wanted.inverse_delta,
+        "policy_sha256": wanted.policy_sha256,
+    }
+
+
+def plan(state: SourceState, event: PrivacyEvent) -> Plan:
+    """What reserving `event` would take. Raises Refused RSD-4100 without a limit."""
+    balance = state.balance()
+    held = state.total(held=True)
+    after = _plus(held, event)
+    need = needed_milli(after, balance.inverse_delta)
+    fits = need <= balance.limit_milli and after.tv_error_femto <= _allowance(state)
+    return Plan(state.source, need - balance.held_milli, balance.left_milli, fits)
+
+
+def decide_reserve(state: SourceState, study: str, event: PrivacyEvent, claim: tuple[int, int]) -> Json | None:
+    """Body of the reservation; None if exactly this one stands. Refused: RSD-4100, 4101, 4103, 4104, 4107, 4108."""
+    limit = required_limit(state)
+    old = state.reservations.get(study)
+    if old is not None:
+        _require_same(state, old, event, claim)
+        return None
+    _require_one_unit(state, event)
+    _require_room(state, study, _plus(state.total(held=True), event), limit, state.balance().held_milli)
+    return {
+        "study": study,
+        "event": event.model_dump(),
+        "claim_epsilon_milli": claim[0],
+        "claim_inverse_delta": claim[1],
+    }
+
+
+def decide_charge(state: SourceState, study: str, round_no: int, attempt: int, event: PrivacyEvent) -> Json:
+    """Body of the charge. Refused: RSD-4101, 4103 (the limit was lowered), 4104, 4105, 4106, 4109."""
+    limit = required_limit(state)
+    held = state.reservations.get(study)
+    if held is None or held.released:
+        raise Refused(
+            "RSD-4104",
+            f"study {study} holds no open reservation on {state.source}",
+            rule="a charge is paid from a reservation",
+            found="released" if held else "never reserved",
+            limit="an open reservation",
+            next="reserve the study first; a closed study cannot go on",
+        )
+    _require_next_attempt(state, study, round_no, attempt)
+    _require_within(state, held, event)
+    charged = state.total(held=False)
+    before = needed_milli(charged, limit.inverse_delta)
+    _require_room(state, study, _plus(charged, event), limit, before)
+    return {"study": study, "round": round_no, "attempt": attempt, "event": event.model_dump()}
+
+
+def decide_release(state: SourceState, study: str) -> Json | None:
+    """Body of the release; None if the study holds nothing open here."""
+    held = state.reservations.get(study)
+    return None if held is None or held.released else {"study": study}
+
+
+def _plus(before: Total, event: PrivacyEvent) -> Total:
+    one = total([event])
+    nano = tuple(a + b for a, b in zip(before.nano, one.nano, strict=True))
+    return Total(nano, before.tv_error_femto + one.tv_error_femto)
+
+
+def _allowance(state: SourceState) -> int:
+    limit = required_limit(state)
+    return sampler_allowance_femto(limit.epsilon_milli, limit.inverse_delta)
+
+
+def _require_room(state: SourceState, study: str, after: Total, limit: Limit, before_milli: int) -> None:
+    need = needed_milli(after, limit.inverse_delta)
+    if need > limit.epsilon_milli:
+        raise Refused(
+            "RSD-4101",
+            f"the privacy budget of {state.source} does not cover study {study}",
+            rule=f"RDP filter over all studies, {limit.epsilon_milli} milli-eps at delta 1/{limit.inverse_delta}",
+            found=f"{need - before_milli} milli-eps needed",
+            limit=f"{max(limit.epsilon_milli - before_milli, 0)} milli-eps left",
+            next="propose fewer steps, more noise or a smaller sampling rate, or close a study that holds room",
+        )
+    allowed = _allowance(state)
+    if after.tv_error_femto > allowed:
+        raise Refused(
+            "RSD-4103",
+            f"the sampler's errors use up the delta of {state.source}",
+            rule="(1 + e^eps) times the total-variation errors is at most a tenth of delta",
+            found=f"{after.tv_error_femto} femto",
+            limit=f"{allowed} femto",
+            next="use a sampler with a smaller error, fewer steps or a smaller limit eps",
+        )
+
+
+def _require_same(state: SourceState, old: Reservation, event: PrivacyEvent, claim: tuple[int, int]) -> None:
+    if old.event != event or (old.claim_epsilon_milli, old.claim_inverse_delta) != claim:
+        raise Refused(
+            "RSD-4107",
+            f"study {old.study} already holds another reservation on {state.source}",
+            rule="a study is reserved once, as it was signed",
+            found=f"{event.steps} steps at noise {event.noise_multiplier_micro} micro",
+            limit=f"{old.event.steps} steps at noise {old.event.noise_multiplier_micro} micro",
+            next="propose the changed study under its own digest",
+        )
+    if old.released:
+        raise Refused(
+            "RSD-4104",
+            f"study {old.study} was closed on {state.source}",
+            rule="a closed study is not opened again",
+            found="released",
+            limit="an open reservation",
+            next="propose a new study",
+        )
+
+
+def _require_one_unit(state: SourceState, event: PrivacyEvent) -> None:
+    units = {r.event.unit for r in state.reservations.values()}
+    if units and event.unit not in units:
+        raise Refused(
+            "RSD-4108",
+            f"data source {state.source} is accounted per {units.pop()}",
+            rule="one privacy unit per data source: records and patients have no common eps",
+            found=event.unit,
+            limit="the unit of the first study",
+            next="propose the study with the source's unit",
+        )
+
+
+def _require_next_attempt(state: SourceState, study: str, round_no: int, attempt: int) -> None:
+    last = state.last_attempt.get((study, round_no), 0)
+    if attempt == last + 1:
+        return
+    if attempt <= last:
+        raise Refused(
+            "RSD-4105",
+            f"attempt {attempt} of round {round_no} was charged already",
+            rule="one charge per attempt, one attempt per charge",
+            found=attempt,
+            limit=last + 1,
+            next="send the committed update again, or charge the next attempt",
+        )
+    raise Refused(
+        "RSD-4106",
+        f"attempt {attempt} of round {round_no} skips a number",
+        rule="attempts count from 1 without a gap",
+        found=attempt,
+        limit=last + 1,
+        next="charge the next attempt",
+    )
+
+
+def _require_within(state: SourceState, held: Reservation, event: PrivacyEvent) -> None:
+    steps = held.steps_charged + event.steps
+    femto = held.tv_charged_femto + event.tv_error_femto
+    same = held.event.same_mechanism(event)
+    if same and steps <= held.event.steps and femto <= held.event.tv_error_femto:
+        return
+    found = f"{steps} steps, sampler error {femto} femto" if same else "another noise, rate or unit"
+    raise Refused(
+        "RSD-4109",
+        f"study {held.study} would spend more of {state.source} than it reserved",
+        rule="charges stay within the reservation",
+        found=found,
+        limit=f"{held.event.steps} steps, sampler error {held.event.tv_error_femto} femto, as reserved",
+        next="end the study's run; what is left needs a new study",
+    )

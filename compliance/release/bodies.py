@@ -1,0 +1,128 @@
+"""What a release reads in the bodies of log entries: writers and the verifier share these shapes.
+
+An unknown field is an error: what nobody reads nobody checks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from pydantic import Field
+
+from compliance.canonical import Json
+from compliance.errors import InputError
+from compliance.law.model import Decision
+from compliance.log.entry import Entry
+from compliance.privacy.events import PrivacyEvent
+from compliance.study import SHA256
+from compliance.training_spec import Frozen
+from compliance.trust.root import NAME
+from compliance.validation import load_model
+
+AGGREGATE, UPDATE = "aggregate", ("dp_update", "masked_update")
+B = TypeVar("B", bound="Body")
+
+
+class Body(Frozen):
+    """The body of one kind of entry."""
+
+    def as_json(self) -> dict[str, Json]:
+        """JSON form, as it goes into `LogStore.append`."""
+        return self.model_dump(mode="json")
+
+
+class AnswerBody(Body):
+    """`answer`: a signed answer of `site` to the study; `digest` is that of the signed statement."""
+
+    statement: Literal["advice", "approval", "refusal"]
+    digest: str = Field(pattern=SHA256)
+    site: str = Field(pattern=NAME)
+
+
+class ReservationBody(Body):
+    """`reservation`: room held on a data source for the whole study."""
+
+    source: str
+    study_epsilon_milli: int = Field(ge=1)
+    inverse_delta: int = Field(ge=1)
+    event: PrivacyEvent
+
+
+class ChargeBody(Body):
+    """`charge`: one attempt paid for; `seq` and `head` are the ledger's, so that a ledger cannot be rolled back."""
+
+    source: str
+    round: int = Field(ge=1)
+    attempt: int = Field(ge=1)
+    event: PrivacyEvent
+    seq: int = Field(ge=1)
+    head: str = Field(pattern=SHA256)
+    base_sha256: str = Field(pattern=SHA256)
+
+
+class CommitBody(Body):
+    """`commit`: the finished update is on disk; `conformance` says which checks of the noise passed."""
+
+    round: int = Field(ge=1)
+    attempt: int = Field(ge=1)
+    update_sha256: str = Field(pattern=SHA256)
+    conformance: dict[str, bool]
+
+
+class TransferBody(Body):
+    """`transfer`: these bytes were let go to `recipient` by the decision at index `decision` of the same log.
+
+    For the operator's aggregates `round` is the round that starts with these bytes, and `attempt` is 1.
+    """
+
+    artifact: str
+    recipient: str = Field(pattern=NAME)
+    round: int = Field(ge=1)
+    attempt: int = Field(ge=1)
+    sha256: str = Field(pattern=SHA256)
+    decision: int = Field(ge=0)
+
+
+class CosignBody(Body):
+    """`cosign`: this member cosigned a checkpoint of the log `origin`; `root` in hex."""
+
+    origin: str
+    size: int = Field(ge=0)
+    root: str = Field(pattern=SHA256)
+
+
+@dataclass(frozen=True)
+class LoggedDecision:
+    """A decision as it was logged: before `round` (0: at joining), about `peer`."""
+
+    decision: Decision
+    round: int
+    peer: str
+
+
+class _DecisionHead(Frozen):
+    schema_: Literal["residency.decision/1"] = Field(alias="schema")
+    round: int = Field(ge=0)
+    peer: str = Field(pattern=NAME)
+
+
+def decision_body(decision: Decision, round_: int, peer: str) -> dict[str, Json]:
+    """The body of a `decision` entry."""
+    return {**decision.as_entry(), "round": round_, "peer": peer}
+
+
+def read_body(model: type[B], entry: Entry, where: str) -> B:
+    """The typed body of `entry`. Raises InputError RSD-9041 naming `where` it stands."""
+    return load_model(model, entry.body, "RSD-9041", where)
+
+
+def read_decision(entry: Entry, where: str) -> LoggedDecision:
+    """The decision in `entry`. Raises InputError RSD-9041."""
+    own = {"schema", "round", "peer"}
+    head = load_model(_DecisionHead, {k: v for k, v in entry.body.items() if k in own}, "RSD-9041", where)
+    rest = {k: v for k, v in entry.body.items() if k not in own}
+    decision = load_model(Decision, rest, "RSD-9041", where)
+    if decision.allow != (decision.effect == "allow"):
+        raise InputError("RSD-9041", f"{where} contradicts itself", found=decision.effect, limit=str(decision.allow))
+    return LoggedDecision(decision, head.round, head.peer)

@@ -1,0 +1,177 @@
+"""The released model: mean of the last globals, and the files that hold it. Defined once, for build and verify."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from math import prod
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from compliance.adapter_init import frozen_a
+from compliance.canonical import Json, canonical
+from compliance.errors import InputError
+from compliance.study import Study
+from compliance.training_spec import Adapters, Frozen
+
+Float32 = npt.NDArray[np.float32]
+LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
+HEAD = ("head.weight", "head.bias")
+HEAD_FILE, ADAPTER_FILE, CONFIG_FILE = (
+    "model/head.safetensors",
+    "model/adapter_model.safetensors",
+    "model/adapter_config.json",
+)
+_PEFT_PREFIX = "base_model.model."
+_MAX_PARAMETERS = 2**28
+_RULE = "residency.layout/1"
+
+
+class LayoutEntry(Frozen):
+    """One trained tensor. `a_width`: for a LoRA B, the width of the frozen A that it belongs to."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")
+    shape: tuple[int, ...] = Field(min_length=1, max_length=2)
+    a_width: int | None = Field(default=None, ge=1, le=2**20)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return prod(self.shape)
+
+
+class LayoutFile(Frozen):
+    """layout.json: what lies where in a flat snapshot. Head first or last, B's by their peft names."""
+
+    schema_: Literal["residency.layout/1"] = Field(alias="schema")
+    entries: tuple[LayoutEntry, ...] = Field(min_length=2, max_length=1000)
+
+    @model_validator(mode="after")
+    def _coherent(self) -> LayoutFile:
+        names = [e.name for e in self.entries]
+        if len(set(names)) != len(names) or not set(HEAD) <= set(names):
+            raise ValueError("a tensor stands twice, or the head is missing")
+        if any(n < 1 for e in self.entries for n in e.shape) or self.size > _MAX_PARAMETERS:
+            raise ValueError(f"a dimension is below 1, or there are more than {_MAX_PARAMETERS} parameters")
+        for e in self.entries:
+            if e.name not in HEAD and (not e.name.endswith(LORA_B) or len(e.shape) != 2 or e.a_width is None):
+                raise ValueError(f"{e.name} is neither the head nor a LoRA B with its a_width")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Number of trained parameters."""
+        return sum(e.size for e in self.entries)
+
+    def split(self, flat: Float32) -> dict[str, Float32]:
+        """Tensors by name."""
+        out, at = {}, 0
+        for e in self.entries:
+            out[e.name] = flat[at : at + e.size].reshape(e.shape)
+            at += e.size
+        return out
+
+
+def check_layout(layout: LayoutFile, study: Study) -> None:
+    """The layout is of this study's model: head by the labels, B's by rank and targets. Raises InputError RSD-9042."""
+    shapes = {e.name: e.shape for e in layout.entries}
+    labels = len(study.task.labels)
+    if shapes["head.bias"] != (labels,) or len(shapes["head.weight"]) != 2 or shapes["head.weight"][0] != labels:
+        raise _bad("the head does not have a row per label", shapes["head.weight"], f"({labels}, width)")
+    adapters = study.model.adapters
+    lora = [e for e in layout.entries if e.name.endswith(LORA_B)]
+    if bool(lora) != (adapters is not None):
+        raise _bad("adapters in the layout and in the study differ", len(lora), adapters)
+    for e in lora if adapters else ():
+        if (
+            adapters is None
+            or e.shape[1] != adapters.rank
+            or _module(e.name).rsplit(".", 1)[-1] not in adapters.targets
+        ):
+            raise _bad(f"{e.name} is not of the study's adapters", e.shape, adapters)
+
+
+def snapshot(data: bytes, layout: LayoutFile, what: str) -> Float32:
+    """A flat snapshot: little-endian float32, as long as the layout says, finite. Raises InputError RSD-9042."""
+    if len(data) != 4 * layout.size:
+        raise _bad(f"{what} does not fit the layout", f"{len(data)} bytes", f"{4 * layout.size} bytes")
+    flat = np.frombuffer(data, dtype="<f4")
+    if not np.isfinite(flat).all():
+        raise _bad(f"{what} is not finite", f"{int((~np.isfinite(flat)).sum())} values", "finite values")
+    return flat
+
+
+def released_mean(globals_: Sequence[Float32]) -> Float32:
+    """The mean of the last globals: summed in float64 in the order of rounds, divided, cast to float32.
+
+    Every operation is one IEEE 754 operation per value in a fixed order: the same bits on each machine.
+    """
+    total = np.zeros(globals_[0].shape, dtype=np.float64)
+    for flat in globals_:
+        total += flat
+    with np.errstate(over="ignore"):
+        return (total / len(globals_)).astype("<f4")
+
+
+def model_files(study: Study, layout: LayoutFile, flat: Float32) -> dict[str, bytes]:
+    """Path in the bundle -> bytes, one sequence of bytes for one model."""
+    tensors = layout.split(flat)
+    files = {HEAD_FILE: safetensors_bytes({name: tensors[name] for name in HEAD})}
+    adapters = study.model.adapters
+    if adapters is not None:
+        lora: dict[str, Float32] = {}
+        for e in layout.entries:
+            if e.name.endswith(LORA_B) and e.a_width is not None:
+                base = e.name.removesuffix(LORA_B)
+                lora[e.name] = tensors[e.name]
+                lora[base + LORA_A] = frozen_a(adapters.init_seed, base, adapters.rank, e.a_width)
+        files[ADAPTER_FILE] = safetensors_bytes(lora)
+        files[CONFIG_FILE] = _adapter_config(study, adapters, [_module(n) for n in lora if n.endswith(LORA_B)])
+    return files
+
+
+def safetensors_bytes(tensors: dict[str, Float32]) -> bytes:
+    """The safetensors format (github.com/huggingface/safetensors, "Format"), float32 only, names sorted.
+
+    Written here so that a library's choice of order or padding never changes the bytes of a release.
+    """
+    header: dict[str, Json] = {"__metadata__": {"format": "pt"}}
+    at, data = 0, []
+    for name in sorted(tensors):
+        raw = np.ascontiguousarray(tensors[name], dtype="<f4").tobytes()
+        header[name] = {"dtype": "F32", "shape": list(tensors[name].shape), "data_offsets": [at, at + len(raw)]}
+        at += len(raw)
+        data.append(raw)
+    encoded = canonical(header)
+    encoded += b" " * (-len(encoded) % 8)
+    return len(encoded).to_bytes(8, "little") + encoded + b"".join(data)
+
+
+def _adapter_config(study: Study, adapters: Adapters, modules: list[str]) -> bytes:
+    """What peft's PeftModel.from_pretrained reads. Modules stand by their whole paths: only these have adapters."""
+    alpha = adapters.scale_milli * adapters.rank / 1000
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": study.model.name,
+        "inference_mode": True,
+        "r": adapters.rank,
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "target_modules": sorted(modules),
+    }
+    return json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def _module(name: str) -> str:
+    return re.sub(f"^{re.escape(_PEFT_PREFIX)}", "", name.removesuffix(LORA_B))
+
+
+def _bad(message: str, found: object, limit: object) -> InputError:
+    return InputError("RSD-9042", message, rule=_RULE, found=found, limit=limit, next="obtain the bundle again")

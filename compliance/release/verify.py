@@ -1,0 +1,114 @@
+"""Verify a release offline. In this order; the first check that is false ends it.
+
+ 1. manifest: manifest.json is signed by an operator key of trust.json, valid when the bundle was made. Every file of
+    the bundle is listed in it, none is missing, none is extra, each has the listed SHA-256 and size.
+ 2. trust: the manifest names exactly the trust file that was given, which comes from outside the bundle, carries its
+    threshold of sites' signatures, and is in force at the time of judging.
+ 3. study: signed by the operator; of this consortium; its sites and its operator are members with the same
+    jurisdictions; the bundle is not older than the study.
+ 4. answers: each contributing site has an approval by its signatory of exactly this study, on advice by its
+    data-protection officer. Refusals are shown, and who refused has not contributed.
+ 5. software: each approval is for the package version and the bundle digest that the study names.
+ 6. packs: the law packs are those that the logged decisions name by digest, and had not expired when they allowed.
+ 7. logs: each log's checkpoint is signed by its member's key and cosigned by at least one other member; all leaf
+    hashes lead to the root of each checkpoint; opened entries are what was hashed; what other members logged as
+    cosigned is a prefix; every entry that a roster names is there, with its leaf hash.
+ 8. rosters: rounds 1 to the last without a gap, in term, signed by the operator and by the agent of every
+    contributing site, a row for every site of the study; the digest of each base is that of the result before, and
+    those of the last results are those of the snapshots.
+ 9. order: in each site's log approval < charge < commit < transfer and decision < transfer, for one round and attempt
+    and one digest; one charge per attempt. The operator sent each base to the roster's recipients and nobody else.
+10. decisions: each transfer was allowed by both evaluators, about this exporter, recipient and artifact; each
+    decision, taken again with the packs in the bundle, comes out the same.
+11. denials: each site that a roster calls refused has refused itself or is denied by a logged decision, and was not
+    sent that round's model.
+12. privacy: each charge is of the study's noise, sampling rate and steps, within the reservation; eps over all charges
+    of the study, failed attempts included, equals privacy.json and is at most the study's.
+13. model: files equal, byte for byte, those made from the mean of the last snapshots; all values finite.
+14. card: the model card equals, byte for byte, the one made from the evidence.
+
+Whatever is malformed inside the bundle makes its step false (exit 1). Keys are judged at the time of what they signed;
+the trust file's expiry at the time of judging. Files are read before (bundle_folder); here is no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from compliance.canonical import Json
+from compliance.clock import rfc3339
+from compliance.errors import CheckFailed, NoTrustAnchor, ResidencyError
+from compliance.release import manifest as manifests
+from compliance.release import verify_decisions, verify_logs, verify_model, verify_privacy, verify_rounds, verify_signed
+from compliance.release.case import Contents, Context
+from compliance.release.report import STEPS, Found, Report, Step, StepResult, step_error
+from compliance.trust.root import Anchor
+
+_CHECKS: tuple[Callable[[Contents, Context], Found], ...] = (
+    verify_signed.manifest,
+    verify_signed.trust,
+    verify_signed.study,
+    verify_signed.answered,
+    verify_signed.software,
+    verify_logs.packs,
+    verify_logs.logs,
+    verify_rounds.rosters,
+    verify_rounds.order,
+    verify_decisions.decisions,
+    verify_decisions.denials,
+    verify_privacy.privacy,
+    verify_model.model,
+    verify_model.model_card,
+)
+
+
+def verify_bundle(files: Mapping[str, bytes], anchor: Anchor, at: datetime) -> Report:
+    """All steps on a bundle in memory. Never raises for what the bundle holds: see `Report.error` (exit code 1)."""
+    contents, context = Contents(files), Context(anchor, at)
+    results: list[StepResult] = []
+    for step, check in zip(STEPS, _CHECKS, strict=True):
+        if any(r.status == "FAIL" for r in results):
+            results.append(StepResult(step, "not run"))
+        else:
+            results.append(_run(step, lambda check=check: check(contents, context)))  # type: ignore[misc]
+    error = next((r.error for r in results if r.error), None)
+    facts: dict[str, Json] = {"mode": "full", "at": rfc3339(at), "trust": anchor.digest}
+    if error is None:
+        sites = {s.site: s.epsilon_milli for s in contents.claims.sites}
+        manifest = contents.envelope(manifests.PATH).digest
+        facts |= {"study": contents.study_digest, "manifest": manifest, "epsilon_milli": sites}
+    return Report(tuple(results), facts, error)
+
+
+def verify_integrity(files: Mapping[str, bytes]) -> Report:
+    """What can be said without a trust file: the files are those of the manifest, whoever signed it. Exit 5, or 1."""
+    contents = Contents(files)
+
+    def intact() -> Found:
+        manifests.check_files(contents.manifest, files)
+        return Found((f"{len(contents.manifest.files)} files are those of manifest.json, whoever signed it",))
+
+    first = _run(STEPS[0], intact)
+    if first.error is None:
+        first = StepResult(first.step, "not judged", first.found)
+    rest = tuple(StepResult(step, "not judged") for step in STEPS[1:])
+    error: ResidencyError | None = first.error or NoTrustAnchor(
+        "RSD-6015",
+        "integrity only: without a trust file nobody's signature can be judged",
+        rule="a bundle's own keys never vouch for it",
+        found="no --trust",
+        limit="trust.json, from a source other than the bundle's",
+        next="ask a site of the consortium for trust.json and give --trust FILE",
+    )
+    return Report((first, *rest), {"mode": "integrity only"}, error)
+
+
+def _run(step: Step, check: Callable[[], Found]) -> StepResult:
+    try:
+        return StepResult(step, "ok", check())
+    except ResidencyError as e:
+        return StepResult(step, "FAIL", error=step_error(step, e))
+    except RecursionError:
+        nested = CheckFailed(step.code, "a file is nested too deeply to be read", rule="RFC 8259 section 9")
+        return StepResult(step, "FAIL", error=step_error(step, nested))

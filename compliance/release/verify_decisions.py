@@ -1,0 +1,193 @@
+"""Steps 10 and 11: decisions, decided again with the packs of the day; and who was refused."""
+
+from __future__ import annotations
+
+from compliance.clock import parse_time
+from compliance.errors import CheckFailed
+from compliance.law.decide import Engine
+from compliance.law.model import Decision, Transfer
+from compliance.law.pack import Pack
+from compliance.log.entry import Entry
+from compliance.release import bodies
+from compliance.release.case import Contents, Context, Logged, SignedRoster
+from compliance.release.report import Found
+from compliance.roster import RosterRow
+
+
+class Replayer:
+    """Decides logged transfers again; an engine is compiled once per set of packs."""
+
+    def __init__(self, packs: dict[str, Pack]) -> None:
+        self._packs = packs
+        self._engines: dict[tuple[tuple[str, str], ...], Engine] = {}
+
+    def decide(self, logged: Decision) -> Decision:
+        """The decision on the same transfer under the packs that `logged` names (step 6: they are there)."""
+        key = tuple(sorted(logged.packs.items()))
+        if key not in self._engines:
+            self._engines[key] = Engine({name: self._packs[digest] for name, digest in key}, dict(key))
+        return self._engines[key].decide(logged.transfer)
+
+
+def decisions(contents: Contents, context: Context) -> Found:
+    """Step 10: every transfer by an ALLOW of both evaluators; every decision is the one that the packs give."""
+    del context
+    replayer, replayed, transfers = Replayer(contents.packs), 0, 0
+    for member, log in contents.logs.items():
+        decided = {entry.index: logged for entry, logged in contents.decisions(member)}
+        for index, logged in decided.items():
+            _about_this(contents, log, log.entries[index], logged)
+            if not logged.decision.rule.startswith("engine."):
+                _same(log.where(index), logged.decision, replayer.decide(logged.decision))
+                replayed += 1
+        for entry, transfer in contents.bodies(member, "transfer", bodies.TransferBody):
+            _allowed(log, entry, transfer, decided.get(transfer.decision))
+            transfers += 1
+    by_rule = f"{replayed} decisions were decided again with the packs in the bundle, with the same result"
+    who = "that the record counts, documents on file and guarantees given to the decisions are true"
+    asserted = tuple((member, who) for member in contents.logs)
+    return Found((f"{transfers} transfers, each after an ALLOW of both evaluators", by_rule), asserted)
+
+
+def _about_this(contents: Contents, log: Logged, entry: Entry, logged: bodies.LoggedDecision) -> None:
+    """The exporter is the log's owner, the recipient a member, the papers the study's, the promise not too good."""
+    study, transfer, where = contents.study, logged.decision.transfer, log.where(entry)
+    parties = {s.name: s.jurisdiction for s in study.sites} | {study.operator.name: study.operator.jurisdiction}
+    named = (transfer.exporter, transfer.recipient, *transfer.onward)
+    wrong = [p.name for p in named if parties.get(p.name) != p.jurisdiction]
+    papers = {(d.kind, d.sha256, d.expires, d.from_jurisdiction, d.to_jurisdiction, d.covers) for d in study.documents}
+    used = {(d.kind, d.sha256, d.expires, d.from_jurisdiction, d.to_jurisdiction, d.covers) for d in transfer.documents}
+    for bad, message, found, limit in (
+        (transfer.exporter.name != log.member, "decides for another exporter", transfer.exporter.name, log.member),
+        (transfer.recipient.name != logged.peer, "names another peer", logged.peer, transfer.recipient.name),
+        (transfer.study != contents.study_digest, "is of another study", transfer.study[:16], entry.study[:16]),
+        (bool(wrong), "names parties unlike the study", wrong, sorted(parties)),
+        (
+            not used <= papers,
+            "uses a document that the study does not list",
+            sorted(used - papers)[:1],
+            "its documents",
+        ),
+        (parse_time(transfer.at) > parse_time(entry.at), "decides for later", transfer.at, entry.at),
+    ):
+        if bad:
+            raise _false("RSD-9010", f"{where} {message}", found=found, limit=limit)
+    _not_too_good(contents, where, transfer)
+
+
+def _not_too_good(contents: Contents, where: str, transfer: Transfer) -> None:
+    """What the decision was told of noise is no better than what the study gives (step 12 holds the study to that)."""
+    study, told = contents.study, transfer.guarantees
+    if told.epsilon_milli is None:
+        return
+    site = study.site(transfer.exporter.name)
+    least = (
+        site.epsilon_milli
+        if site
+        else max((s.epsilon_milli for s in study.sites if s.name in contents.contributing), default=0)
+    )
+    if told.epsilon_milli < least or (told.inverse_delta or 0) > study.privacy.inverse_delta:
+        message = f"{where} was told of better privacy than the study gives"
+        limit = f"{least} milli-eps, delta 1/{study.privacy.inverse_delta}"
+        raise _false("RSD-9010", message, found=f"{told.epsilon_milli} milli-eps, 1/{told.inverse_delta}", limit=limit)
+
+
+def _same(where: str, logged: Decision, again: Decision) -> None:
+    """All but the digest of the region sets, which come with the verifier's package, not with the bundle."""
+    ours, theirs = again.as_entry(), logged.as_entry()
+    for field, value in theirs.items():
+        if field != "regions" and ours[field] != value:
+            message = f"{where} is decided otherwise now: {field}"
+            raise _false("RSD-9010", message, found=f"logged {value}", limit=f"again {ours[field]}")
+
+
+def _allowed(log: Logged, entry: Entry, transfer: bodies.TransferBody, by: bodies.LoggedDecision | None) -> None:
+    where = log.where(entry)
+    if by is None or transfer.decision >= entry.index:
+        raise _false(
+            "RSD-9010", f"{where} is not preceded by its decision", found=transfer.decision, limit="a decision"
+        )
+    decision = by.decision
+    if not decision.allow or (decision.evaluators.python, decision.evaluators.cedar) != ("allow", "allow"):
+        message = f"{where} left although {log.where(transfer.decision)} denies it"
+        raise _false("RSD-9010", message, found=f"deny by {decision.rule}", limit="allow by both evaluators")
+    for what, found, limit in (
+        ("artifact", transfer.artifact, decision.transfer.artifact),
+        ("recipient", transfer.recipient, by.peer),
+        ("round", transfer.round, by.round or transfer.round),  # 0: decided at joining, for all rounds
+    ):
+        if found != limit:
+            message = f"{where}: {log.where(transfer.decision)} is about another {what}"
+            raise _false("RSD-9010", message, found=found, limit=limit)
+
+
+def denials(contents: Contents, context: Context) -> Found:
+    """Step 11: who was denied by any log, or refused in person, was sent nothing; grounds stand in the logs."""
+    operator = context.anchor.trust.operator.name
+    last = _last_denials(contents)
+    proved, asserted = [], []
+    for signed in contents.rosters:
+        for name in signed.roster.recipients:
+            if name in last:
+                message = f"{signed.path}: {name} is a recipient although {last[name]} denies it the model"
+                raise _false("RSD-9011", message, found=name, limit="no denied site")
+        for row in signed.roster.rows:
+            if row.outcome == "refused" and not _grounds(contents, signed, row):
+                code = row.reason.code if row.reason else ""
+                asserted.append((operator, f"that {row.site} itself refused in round {signed.roster.round} ({code})"))
+    for site in contents.study.sites:
+        rules = denial_rules(contents, site.name)
+        if rules:
+            proved.append(f"{site.name} ({site.jurisdiction}) was denied and sent nothing: {', '.join(rules)}")
+        if f"answers/{site.name}.refusal.json" in contents.files:
+            proved.append(f"{site.name} ({site.jurisdiction}) refused the study itself and was sent nothing")
+    return Found(tuple(proved) or ("no log denies any site the model",), tuple(asserted))
+
+
+def _last_denials(contents: Contents) -> dict[str, str]:
+    """Site -> entry, for each site to which the last decision of any log on the aggregate is a denial."""
+    out = {}
+    for member, log in contents.logs.items():
+        last: dict[str, tuple[Entry, bodies.LoggedDecision]] = {}
+        for entry, logged in contents.decisions(member):
+            if logged.decision.transfer.artifact == bodies.AGGREGATE:
+                last[logged.peer] = (entry, logged)
+        out |= {peer: log.where(entry) for peer, (entry, logged) in last.items() if not logged.decision.allow}
+    return out
+
+
+def _grounds(contents: Contents, signed: SignedRoster, row: RosterRow) -> bool:
+    """Whether a refused row rests on its own refusal or on a logged denial; a named entry must be one."""
+    for ref in row.denied_by:
+        log = next(x for x in contents.logs.values() if x.evidence.origin == ref.origin)
+        entry = log.entries[ref.index]
+        message = f"{signed.path}: {log.where(entry)} does not deny {row.site}"
+        if entry.kind != "decision":
+            raise _false("RSD-9011", message, found=entry.kind, limit="decision")
+        logged = bodies.read_decision(entry, log.where(entry))
+        if logged.peer != row.site or logged.decision.allow:
+            found = f"{logged.decision.effect} for {logged.peer}"
+            raise _false("RSD-9011", message, found=found, limit=f"deny for {row.site}")
+    refused = f"answers/{row.site}.refusal.json" in contents.files
+    if (row.denied_by or refused) and row.site in signed.roster.recipients:
+        message = f"{signed.path}: {row.site} is refused and yet a recipient"
+        raise _false("RSD-9011", message, found=row.site, limit="no recipient")
+    own = contents.logs.get(row.site)
+    return bool(row.denied_by or refused or (own and own.of(contents.study_digest, "refusal")))
+
+
+def denial_rules(contents: Contents, site: str) -> list[str]:
+    """Rules of the logged denials that the rosters name for a site, each once, with its citations."""
+    rules = set()
+    rows = [row for r in contents.rosters if (row := r.roster.row(site)) is not None]
+    for ref in {ref for row in rows for ref in row.denied_by}:
+        log = next((x for x in contents.logs.values() if x.evidence.origin == ref.origin), None)
+        entry = log.entries.get(ref.index) if log else None
+        if log and entry and entry.kind == "decision":
+            decision = bodies.read_decision(entry, log.where(entry)).decision
+            rules.add(f"{decision.rule} ({'; '.join(decision.law) or 'no statute'})")
+    return sorted(rules)
+
+
+def _false(code: str, message: str, *, found: object, limit: object) -> CheckFailed:
+    return CheckFailed(code, message, rule="invariant 4", found=found, limit=limit)

@@ -1,0 +1,165 @@
+"""Steps 6 and 7: the packs that decisions name, and the logs against what other members cosigned."""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from compliance.clock import parse_time, rfc3339
+from compliance.errors import CheckFailed
+from compliance.identity import Role
+from compliance.log import merkle, note
+from compliance.log.evidence import CheckedLog, LogEvidence, check_evidence
+from compliance.release import bodies
+from compliance.release.case import Contents, Context, Logged
+from compliance.release.report import Found
+from compliance.roster import EntryRef
+from compliance.trust.root import Trust
+
+
+def packs(contents: Contents, context: Context) -> Found:
+    """Step 6: each digest that a decision names is in packs/; none had expired when it allowed something."""
+    del context
+    named: set[str] = set()
+    for member, log in contents.logs.items():
+        for entry, logged in contents.decisions(member):
+            if logged.decision.rule.startswith("engine."):
+                continue  # the engine denied for want of a pack: there is nothing to show
+            for name, digest in logged.decision.packs.items():
+                pack = contents.packs.get(digest)
+                if pack is None or pack.id != name:
+                    held = [d[:16] for d, p in contents.packs.items() if p.id == name]
+                    message = f"{log.where(entry)} was decided by a pack {name} that is not in the bundle"
+                    raise _false("RSD-9006", message, found=held or "no such pack", limit=digest[:16])
+                if logged.decision.allow and parse_time(entry.at) >= parse_time(pack.expires_on):
+                    message = f"{log.where(entry)} allows under pack {name}, which had expired"
+                    raise _false("RSD-9006", message, found=entry.at, limit=pack.expires_on)
+                named.add(digest)
+    extra = sorted(contents.packs[d].id for d in contents.packs.keys() - named)
+    if extra:
+        raise _false("RSD-9006", "a pack is shown that no decision names", found=extra, limit="only named packs")
+    reviewed = sorted({f"{p.id} version {p.version}: {'DRAFT, no counsel' if p.draft else p.reviewer}"
+                       for p in contents.packs.values()})  # fmt: skip
+    return Found((f"law packs are those that the decisions name ({'; '.join(reviewed)})",))
+
+
+def logs(contents: Contents, context: Context) -> Found:
+    """Step 7: logs by their keys and cosignatures, rosters' entries by their leaf hashes, cosigners' own logs."""
+    trust = context.anchor.trust
+    for member in (trust.operator.name, *contents.contributing):
+        contents.log(member)
+    checked = {m: check_log(trust, m, log.evidence, at_least=1) for m, log in sorted(contents.logs.items())}
+    for log in contents.logs.values():
+        check_key_period(trust, log)
+        _check_noted_by_peers(log, contents.logs)
+    for signed in contents.rosters:
+        for row in signed.roster.rows:
+            refs = (row.charge, row.commit, row.decision, row.transfer, *row.denied_by)
+            for ref in refs:
+                if ref is not None:
+                    resolve(contents, trust, ref, f"{signed.path}, {row.site}")
+    proved = tuple(_cosigned(log) for log in checked.values())
+    return Found(proved, tuple(_hidden(m, log, contents) for m, log in checked.items()))
+
+
+def check_log(trust: Trust, member: str, evidence: LogEvidence, *, at_least: int) -> CheckedLog:
+    """Evidence of `member`'s log under trust.json. Raises CheckFailed RSD-5002..5055 or RSD-9007."""
+    origin = trust.log_origin(member)
+    if evidence.origin != origin:
+        raise _false("RSD-9007", f"the evidence of {member} is of another log", found=evidence.origin, limit=origin)
+    key = log_key(trust, member, evidence)
+    return check_evidence(evidence, key, witness_keys(trust, member), at_least)
+
+
+def witness_keys(trust: Trust, logging: str) -> dict[str, Ed25519PublicKey]:
+    """Who may cosign the log of `logging`: every other member under its witness name, with the key of its own log, and
+    witnesses from outside (role `witness`) under their holder's name.
+    """
+    outside = {key.holder: key.key() for key in trust.keys_of("witness")}
+    members = [trust.operator.name, *(s.name for s in trust.sites)]
+    with_key = [m for m in members if m != logging and trust.keys_of(_log_role(trust, m), m)]
+    return outside | {trust.witness_name(m): trust.log_key(m).key() for m in with_key}
+
+
+def _log_role(trust: Trust, member: str) -> Role:
+    return "operator" if member == trust.operator.name else "agent"
+
+
+def log_key(trust: Trust, member: str, evidence: LogEvidence) -> Ed25519PublicKey:
+    """The member's key that signed the checkpoint; `check_evidence` verifies the signature itself."""
+    held = trust.keys_of(_log_role(trust, member), member)
+    parsed = note.parse(evidence.checkpoint)
+    for identity in held:
+        if parsed.signature(evidence.origin, note.key_id(evidence.origin, note.TYPE_ED25519, identity.key())):
+            return identity.key()
+    raise _false(
+        "RSD-9007",
+        f"the checkpoint of log {evidence.origin} is not signed by a key of {member}",
+        rule=f"trust version {trust.version}: the {_log_role(trust, member)} key of {member}",
+        found=", ".join(f"{s.name} ({s.key_id.hex()})" for s in parsed.signatures[:4]),
+        limit=", ".join(i.keyid[:12] for i in held) or "no such key",
+    )
+
+
+def check_key_period(trust: Trust, log: Logged) -> None:
+    """Every opened entry lies in the period of a key of its log. Raises CheckFailed RSD-9007."""
+    held = trust.keys_of(_log_role(trust, log.member), log.member)
+    for entry in log.entries.values():
+        at = parse_time(entry.at)
+        if not any(k.may_sign_at(at) for k in held):
+            message = f"{log.where(entry)} lies outside the period of every key of {log.member}"
+            raise _false("RSD-9007", message, found=rfc3339(at), limit="the period in trust.json")
+
+
+def _check_noted_by_peers(log: Logged, all_logs: dict[str, Logged]) -> None:
+    """What others logged as cosigned must be a prefix of this log: so a re-made cosignature does not help."""
+    hashes = log.evidence.hashes()
+    for peer in all_logs.values():
+        for entry in peer.entries.values():
+            if entry.kind != "cosign":
+                continue
+            seen = bodies.read_body(bodies.CosignBody, entry, peer.where(entry))
+            if seen.origin != log.evidence.origin or seen.size > len(hashes):
+                continue  # a bundle may honestly end before a later checkpoint
+            root = merkle.prefix_roots(hashes, [seen.size])[seen.size].hex()
+            if root != seen.root:
+                raise _false(
+                    "RSD-9007",
+                    f"entries 0 to {seen.size - 1} of log {seen.origin} are not those that {peer.member} cosigned "
+                    f"({peer.where(entry)})",
+                    rule="a log only grows; what was cosigned stays",
+                    found=root,
+                    limit=seen.root,
+                )
+
+
+def resolve(contents: Contents, trust: Trust, ref: EntryRef, where: str) -> Logged:
+    """The log in which `ref` stands, opened, with this leaf hash. Raises CheckFailed RSD-9007."""
+    log = next((x for x in contents.logs.values() if x.evidence.origin == ref.origin), None)
+    if log is None or trust.log_origin(log.member) != ref.origin:
+        raise _false("RSD-9007", f"{where} names a log that is not shown", found="no evidence", limit=ref.origin)
+    hashes = log.evidence.leaf_hashes
+    found = hashes[ref.index] if ref.index < len(hashes) else f"{len(hashes)} entries"
+    if found != ref.leaf:
+        message = f"{where} names entry {ref.index} of log {ref.origin}, which is another one"
+        raise _false("RSD-9007", message, found=found, limit=ref.leaf)
+    if ref.index not in log.entries:
+        raise _false(
+            "RSD-9007", f"{where} names {log.where(ref.index)}, which is not opened", found="", limit=ref.index
+        )
+    return log
+
+
+def _cosigned(log: CheckedLog) -> str:
+    final = sorted(name for name, sizes in log.cosigners.items() if sizes[-1] == log.size)
+    return f"log {log.origin}: {log.size} entries, final checkpoint cosigned by {len(final)} ({', '.join(final)})"
+
+
+def _hidden(member: str, log: CheckedLog, contents: Contents) -> tuple[str, str]:
+    hidden = log.size - len(contents.logs[member].entries)
+    if not hidden:
+        return member, "that its log records what happened (all entries are shown)"
+    return member, f"that its log records what happened, and that the {hidden} entries not shown are of other studies"
+
+
+def _false(code: str, message: str, *, rule: str = "", found: object, limit: object) -> CheckFailed:
+    return CheckFailed(code, message, rule=rule, found=found, limit=limit)

@@ -1,0 +1,282 @@
+"""How a site comes into the trust file: invitation, request with proof of possession, draft. Decisions only, no files.
+
+An invitation's own key says only that the invitation is intact; who the operator is, the sites settle outside this
+channel, and then each signatory signs the drafted trust file with the other sites' keys in view.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, TypeVar
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import Field, model_validator
+
+from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
+from compliance.clock import now, parse_time, rfc3339
+from compliance.errors import CheckFailed, InputError, Refused
+from compliance.identity import Envelope, PublicIdentity, Role, Signer, media_type, parse_envelope, seal
+from compliance.study import SHA256, Organisation
+from compliance.training_spec import Frozen
+from compliance.trust.root import NAME, Anchor, Member, Trust
+from compliance.trust.root import SCHEMA as TRUST
+from compliance.validation import load_model
+
+INVITATION, ENROLMENT = "residency.invitation/1", "residency.enrolment/1"
+SERVER = r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$"
+SITE_ROLES: tuple[Role, ...] = ("agent", "signatory", "dpo")
+
+M = TypeVar("M", bound="_Statement")
+
+
+class Consortium(Frozen):
+    """The operator's consortium.json. `server` is host:port, as the sites reach it."""
+
+    schema_: Literal["residency.consortium/1"] = Field(alias="schema")
+    name: str = Field(pattern=NAME)
+    operator: Organisation
+    threshold: int = Field(ge=1, le=1000)
+    server: str = Field(pattern=SERVER)
+
+    def as_json(self) -> dict[str, Json]:
+        """JSON form, with `schema` under its public name."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class _Statement(Frozen):
+    site: str = Field(pattern=NAME)
+    jurisdiction: str = Field(pattern=r"^[A-Z]{2}$")
+    nonce: str = Field(pattern=r"^[0-9a-f]{32}$", description="16 random bytes: makes each invitation another one")
+    at: str
+
+    def as_json(self) -> dict[str, Json]:
+        """JSON form, with `schema` under its public name."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical statement: what the envelope calls `digest`."""
+        return sha256_hex(canonical(self.as_json()))
+
+
+class Invitation(_Statement):
+    """What a site needs to enrol: where the server is, its CA, and the key that the operator says is its own."""
+
+    schema_: Literal["residency.invitation/1"] = Field(alias="schema")
+    consortium: str = Field(pattern=NAME)
+    operator: Organisation
+    server: str = Field(pattern=SERVER)
+    ca_pem: str = Field(min_length=1, max_length=20_000)
+    operator_key: PublicIdentity
+
+    @model_validator(mode="after")
+    def _operator_signs(self) -> Invitation:
+        if (self.operator_key.role, self.operator_key.holder) != ("operator", self.operator.name):
+            raise ValueError(f"operator_key is a {self.operator_key.role} key of {self.operator_key.holder}")
+        return self
+
+
+class EnrolmentRequest(_Statement):
+    """A site's three public keys (agent, signatory, dpo) and its node key (P-384, PEM)."""
+
+    schema_: Literal["residency.enrolment/1"] = Field(alias="schema")
+    invitation: str = Field(pattern=SHA256)
+    keys: tuple[PublicIdentity, PublicIdentity, PublicIdentity]
+    node_key: str = Field(min_length=1, max_length=2000)
+
+    @property
+    def agent(self) -> PublicIdentity:
+        """The key that the request is signed with."""
+        return self.keys[0]
+
+
+def make_invitation(config: Consortium, operator: Signer, site: str, jurisdiction: str, ca_pem: str) -> Envelope:
+    """An invitation of `site`, signed by the operator. Raises InputError RSD-6016 for a malformed name."""
+    record = {
+        "schema": INVITATION,
+        "consortium": config.name,
+        "site": site,
+        "jurisdiction": jurisdiction,
+        "operator": config.operator.model_dump(mode="json"),
+        "server": config.server,
+        "ca_pem": ca_pem,
+        "operator_key": operator.identity.as_json(),
+        "nonce": secrets.token_hex(16),
+        "at": rfc3339(now()),
+    }
+    return seal(load_model(Invitation, record, "RSD-6016", "invitation").as_json(), operator)
+
+
+def open_invitation(data: bytes, what: str = "invitation") -> Invitation:
+    """Parse, and check the signature by the key inside: that says the file is intact, not who wrote it.
+
+    Raises InputError RSD-6016 (malformed), CheckFailed RSD-6006 or RSD-6016 (badly or not signed).
+    """
+    invitation, envelope = _open(Invitation, INVITATION, "RSD-6016", data, what)
+    _need_signature(envelope, invitation.operator_key, "RSD-6016", what)
+    return invitation
+
+
+def make_request(
+    invitation: Invitation, agent: Signer, signatory: PublicIdentity, dpo: PublicIdentity, node_key_pem: str
+) -> Envelope:
+    """A request to be admitted, signed by the agent key. Raises CheckFailed RSD-6009 for keys that cannot be admitted.
+
+    The signatory and the DPO prove that they hold their keys when they sign: the trust file and advice.
+    """
+    record = {
+        "schema": ENROLMENT,
+        "invitation": invitation.digest,
+        "nonce": invitation.nonce,
+        "site": invitation.site,
+        "jurisdiction": invitation.jurisdiction,
+        "keys": [k.as_json() for k in (agent.identity, signatory, dpo)],
+        "node_key": node_key_pem,
+        "at": rfc3339(now()),
+    }
+    request = load_model(EnrolmentRequest, record, "RSD-6009", "enrolment request")
+    _check_against(request, invitation, "enrolment request")
+    return seal(request.as_json(), agent)
+
+
+def check_request(data: bytes, invitation: Invitation, what: str = "enrolment request") -> EnrolmentRequest:
+    """The request answers this invitation, and who wrote it holds its agent key.
+
+    Raises CheckFailed RSD-6009 or RSD-6006, InputError RSD-6009 (malformed).
+    """
+    request, envelope = _open(EnrolmentRequest, ENROLMENT, "RSD-6009", data, what)
+    _check_against(request, invitation, what)
+    _need_signature(envelope, request.agent, "RSD-6009", what)
+    return request
+
+
+def claimed_invitation(data: bytes, what: str) -> str:
+    """Digest of the invitation that a request answers, unverified: to find it. Raises InputError RSD-6009."""
+    return _open(EnrolmentRequest, ENROLMENT, "RSD-6009", data, what)[0].invitation
+
+
+def draft_trust(
+    config: Consortium,
+    operator: PublicIdentity,
+    requests: Sequence[EnrolmentRequest],
+    previous: Anchor | None,
+    expires: str,
+) -> Envelope:
+    """The unsigned next version of the trust file: members before plus those who ask, in order of their names.
+
+    A site that is enrolled again gets its new keys; its old ones end now, and still hold for what they signed.
+    Raises Refused RSD-6017 (fewer sites than the threshold), InputError RSD-6001.
+    """
+    issued = now()
+    joining = {r.site: Member(name=r.site, jurisdiction=r.jurisdiction, node_key=r.node_key) for r in requests}
+    sites = {**({s.name: s for s in previous.trust.sites} if previous else {}), **joining}
+    if len(sites) < config.threshold:
+        raise Refused(
+            "RSD-6017",
+            "fewer sites than signatures needed",
+            rule=f"threshold {config.threshold} of consortium {config.name}",
+            found=f"{len(sites)} sites",
+            limit=f"{config.threshold} sites",
+            next="collect the requests of more sites and admit them together",
+        )
+    record = {
+        "schema": TRUST,
+        "consortium": config.name,
+        "version": previous.trust.version + 1 if previous else 1,
+        "previous": previous.digest if previous else "",
+        "issued": rfc3339(issued),
+        "expires": expires,
+        "threshold": config.threshold,
+        "operator": {**config.operator.model_dump(mode="json"), "node_key": ""},
+        "sites": [sites[name].model_dump(mode="json") for name in sorted(sites)],
+        "keys": [k.as_json() for k in _keys(operator, requests, previous, issued)],
+    }
+    return seal(load_model(Trust, record, "RSD-6001", "draft").model_dump(mode="json", by_alias=True))
+
+
+def _keys(
+    operator: PublicIdentity, requests: Sequence[EnrolmentRequest], previous: Anchor | None, issued: datetime
+) -> list[PublicIdentity]:
+    fresh = {k.keyid: k for k in (operator, *(k for r in requests for k in r.keys))}
+    replaced = {r.site for r in requests} | {operator.holder}
+    kept = []
+    for key in previous.trust.keys if previous else ():
+        if key.keyid in fresh:
+            continue
+        ends = key.holder in replaced and key.role != "witness" and key.revoked_at is None
+        kept.append(key.model_copy(update={"revoked_at": rfc3339(issued)}) if ends else key)
+    return sorted((*fresh.values(), *kept), key=lambda k: (k.holder, k.role, k.keyid))
+
+
+def _open(model: type[M], schema: str, code: str, data: bytes, what: str) -> tuple[M, Envelope]:
+    envelope = parse_envelope(data, what)
+    if envelope.payload_type != media_type(schema):
+        raise InputError(
+            code,
+            f"{what} is another kind of statement",
+            rule=schema,
+            found=envelope.payload_type,
+            limit=media_type(schema),
+            next="give the file that the other side sent for this step",
+        )
+    loaded = load_model(model, parse_canonical(envelope.payload, what), code, what)
+    if loaded.digest != envelope.digest:
+        raise InputError(
+            code, f"{what} leaves out a field", rule=schema, found=envelope.digest[:12], limit=loaded.digest[:12]
+        )
+    return loaded, envelope
+
+
+def _need_signature(envelope: Envelope, key: PublicIdentity, code: str, what: str) -> None:
+    if key.keyid not in envelope.valid_keyids({key.keyid: key.key()}):
+        raise CheckFailed(
+            code,
+            f"{what} is not signed by the {key.role} key that it names",
+            rule="proof of possession",
+            found=", ".join(k[:12] for k, _ in envelope.signatures) or "no signature",
+            limit=key.keyid[:12],
+            next="obtain the file again from its author",
+        )
+
+
+def _check_against(request: EnrolmentRequest, invitation: Invitation, what: str) -> None:
+    roles, holders = tuple(k.role for k in request.keys), {k.holder for k in request.keys}
+    different = len({k.keyid for k in request.keys})
+    unable = [k.role for k in request.keys if not k.may_sign_at(parse_time(request.at))]
+    for wrong, field, found, limit in (
+        (request.invitation != invitation.digest, "invitation", request.invitation[:12], invitation.digest[:12]),
+        (request.nonce != invitation.nonce, "nonce", request.nonce, invitation.nonce),
+        (request.site != invitation.site, "site", request.site, invitation.site),
+        (
+            request.jurisdiction != invitation.jurisdiction,
+            "jurisdiction",
+            request.jurisdiction,
+            invitation.jurisdiction,
+        ),
+        (roles != SITE_ROLES, "roles of the keys", ", ".join(roles), ", ".join(SITE_ROLES)),
+        (holders != {request.site}, "holders of the keys", ", ".join(sorted(holders)), request.site),
+        (different != len(request.keys), "different keys", different, len(request.keys)),
+        (bool(unable), "keys valid when it was made", ", ".join(unable) + " not valid", request.at),
+        (not _is_p384(request.node_key), "node_key", "another kind of key", "a P-384 public key in PEM"),
+    ):
+        if wrong:
+            raise CheckFailed(
+                "RSD-6009",
+                f"{what} of {request.site} contradicts its invitation or itself: {field}",
+                rule="enrolment",
+                found=found,
+                limit=limit,
+                next="the site enrols again: residency agent enroll",
+            )
+
+
+def _is_p384(pem: str) -> bool:
+    try:
+        key = serialization.load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)

@@ -1,0 +1,129 @@
+"""The operator's home: its folders and files by name. Whoever reads or writes one of them finds it here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from compliance.canonical import parse_json
+from compliance.clock import now
+from compliance.errors import EnvironmentFault, InputError
+from compliance.files import read_bytes
+from compliance.identity import Signer, load_signer
+from compliance.trust.enrol import Consortium, Invitation, claimed_invitation, open_invitation
+from compliance.trust.root import Anchor, load_anchor
+from compliance.validation import load_model
+
+
+@dataclass(frozen=True)
+class OperatorHome:
+    """Paths below `root`; the methods read what is there."""
+
+    root: Path
+
+    @property
+    def trust_file(self) -> Path:
+        """The installed trust file."""
+        return self.root / "trust.json"
+
+    @property
+    def log_file(self) -> Path:
+        """The operator's transparency log."""
+        return self.root / "log.db"
+
+    @property
+    def invitations(self) -> Path:
+        """Copies of the invitations sent, by digest."""
+        return self.root / "invitations"
+
+    def study_folder(self, digest: str) -> Path:
+        """Where a proposed study lies."""
+        return self.root / "studies" / digest[:16]
+
+    def config(self) -> Consortium:
+        """consortium.json. Raises InputError RSD-2005 (no operator home) or RSD-6019 (malformed)."""
+        path = self.root / "consortium.json"
+        record = parse_json(read_bytes(path, "the consortium"), str(path))
+        return load_model(Consortium, record, "RSD-6019", str(path))
+
+    def signer(self) -> Signer:
+        """The operator's key."""
+        return load_signer(self.root / "keys" / "operator.key")
+
+    def ca_pem(self) -> str:
+        """The CA certificate of the server, PEM."""
+        return read_bytes(self.root / "tls" / "ca.crt", "the CA certificate").decode("ascii", errors="replace")
+
+    def anchor(self) -> Anchor:
+        """The installed trust file, unexpired."""
+        return load_anchor(self.trust_file, now())
+
+    def invitation_of(self, request: bytes, what: str) -> Invitation:
+        """The invitation that `request` answers. Raises InputError RSD-6009 if this operator sent none such."""
+        digest = claimed_invitation(request, what)
+        path = self.invitations / f"{digest}.json"
+        if not path.exists():
+            raise InputError(
+                "RSD-6009",
+                f"{what} answers an invitation that this operator did not send",
+                rule="enrolment",
+                found=digest[:12],
+                limit=", ".join(sorted(p.stem[:12] for p in self.invitations.glob("*.json"))) or "no invitation",
+                next="residency consortium invite, and let the site enrol with that file",
+            )
+        return open_invitation(path.read_bytes(), str(path))
+
+
+@contextmanager
+def new_folder(root: Path) -> Iterator[Path]:
+    """A folder to fill that appears as `root` at the end, whole, or not at all.
+
+    Raises InputError RSD-2009 if `root` holds something already.
+    """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise InputError(
+            "RSD-2009",
+            f"{root} is not empty",
+            rule="a home is never overwritten",
+            found="files",
+            limit="no such folder, or an empty one",
+            next="choose another --home",
+        )
+    with _writing(root):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        making = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
+    try:
+        yield making
+        with _writing(root):
+            making.chmod(0o700)
+            making.replace(root)
+            _sync(root.parent)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise EnvironmentFault(
+            "RSD-7001",
+            f"cannot write {root}: {e.strerror}",
+            found=e.strerror,
+            next="choose a folder that you may write",
+        ) from e

@@ -1,0 +1,173 @@
+"""The harness's own baselines: `python -m demo.baselines SPEC OUT`. Outside the product's path.
+
+Each site alone, with the same engine, noise, steps and rounds as in the federation, starting from the same zeros; all
+sites' rows pooled without privacy; the majority class. All on the holdout. A site's cached frozen features are read
+from `borrow` when they are there (they are a function of rows and model only), else computed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch.nn.functional import cross_entropy
+
+from client.data.table import TableFile
+from client.tasks.classification import load_records
+from client.training.dpsgd import Engine, Examples
+from client.training.keystream import Keystream
+from client.training.trunk import TrunkOutput, cached_trunk, trunk_key
+from client.work import RoundSpec
+from compliance.canonical import parse_json
+from compliance.files import read_bytes
+from compliance.study import SiteTerms, Study
+from demo.measuring import Holdout, Score, average, fresh_top, load_holdout, read_study
+from demo.results import write_json
+
+POOLED_EPOCHS: Final = 3
+POOLED_RATE: Final = 3e-3
+POOLED_BATCH: Final = 64
+POOLED_SEED: Final = 1
+
+
+class BaselineSpec(BaseModel):
+    """Files: the signed study, each training site's table, where caches are, the holdout."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    study: Path
+    tables: dict[str, Path]
+    holdout: Path
+    model_dir: Path
+    cache: Path
+    borrow: dict[str, Path]
+    threads: int
+    head_only: bool = False
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all baselines share."""
+
+    spec: BaselineSpec
+    study: Study
+    holdout: Holdout
+
+    def examples(self, site: str) -> Examples:
+        """The site's records as the top takes them."""
+        study, spec = self.study, self.spec
+        records = load_records(study.task, TableFile(spec.tables[site]))
+        layers = study.model.adapters.layers if study.model.adapters else 0
+        name = f"trunk-{trunk_key(study.model, study.task, records.texts, layers)}.safetensors"
+        self._borrow(name, site)
+        inputs = cached_trunk(study.model, study.task, spec.model_dir, records.texts, spec.cache)
+        return Examples(inputs, torch.from_numpy(records.labels))
+
+    def _borrow(self, name: str, site: str) -> None:
+        theirs = next(iter(sorted(self.spec.borrow[site].rglob(name))), None) if site in self.spec.borrow else None
+        if theirs is not None and not (self.spec.cache / name).exists():
+            self.spec.cache.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(theirs, self.spec.cache / name)
+
+
+def round_spec(study: Study, terms: SiteTerms, number: int) -> RoundSpec:
+    """One round as the site would run it in the federation."""
+    training = study.training
+    return RoundSpec(
+        round=number,
+        attempt=1,
+        steps=training.steps,
+        sample_numerator=terms.batch,
+        sample_denominator=terms.records_public,
+        expected_batch=terms.batch,
+        clip_micro=study.privacy.clip_micro,
+        noise_multiplier_micro=terms.noise_multiplier_micro,
+        physical_batch=training.physical_batch,
+        head_rate_milli=training.head_rate_milli,
+        adapter_rate_milli=training.adapter_rate_milli,
+    )
+
+
+def alone(bench: Bench, examples: Examples, terms: SiteTerms) -> Score:
+    """The site by itself: the federation's rounds with nobody else, averaged over the same last rounds."""
+    top = fresh_top(bench.study, bench.spec.model_dir)
+    engine = Engine(top, examples)
+    flat = top.get_flat()
+    history = []
+    for number in range(1, bench.study.training.rounds + 1):
+        flat = flat + engine.train(round_spec(bench.study, terms, number), flat, Keystream.fresh()).delta
+        history.append(flat)
+    return bench.holdout.score_flat(top, average(history[-bench.study.aggregation.average_last_rounds :]))
+
+
+def pooled(bench: Bench, parts: list[Examples]) -> Score:
+    """All rows in one place, no clipping, no noise: Adam on the same trained parameters, a fixed seed."""
+    torch.manual_seed(POOLED_SEED)
+    top = fresh_top(bench.study, bench.spec.model_dir)
+    parameters = [p for _, p in top.trained()]
+    optimizer = torch.optim.Adam(parameters, lr=POOLED_RATE)
+    rows = [(k, i) for k, part in enumerate(parts) for i in range(len(part))]
+    for _ in range(POOLED_EPOCHS):
+        order = torch.randperm(len(rows)).tolist()
+        for start in range(0, len(rows), POOLED_BATCH):
+            inputs, labels = _gather(parts, [rows[i] for i in order[start : start + POOLED_BATCH]])
+            optimizer.zero_grad()
+            torch.autograd.backward(cross_entropy(top(inputs.hidden, inputs.mask), labels))
+            optimizer.step()
+    return bench.holdout.score(top)
+
+
+def _gather(parts: list[Examples], rows: list[tuple[int, int]]) -> tuple[TrunkOutput, torch.Tensor]:
+    hidden = torch.stack([parts[k].inputs.hidden[i] for k, i in rows])
+    mask = torch.stack([parts[k].inputs.mask[i] for k, i in rows])
+    return TrunkOutput(hidden, mask), torch.stack([parts[k].labels[i] for k, i in rows])
+
+
+def run(spec: BaselineSpec) -> dict[str, Any]:
+    """All baselines as JSON: majority, alone {site: score}, pooled."""
+    torch.set_num_threads(spec.threads)
+    study = read_study(spec.study)
+    bench = Bench(spec, study, load_holdout(study, spec.holdout, spec.model_dir, spec.cache))
+    parts = {site: bench.examples(site) for site in spec.tables}
+    scores = {t.name: alone(bench, parts[t.name], t).as_json() for t in study.sites if t.name in parts}
+    return {
+        "majority": round(bench.holdout.majority, 4),
+        "alone": scores,
+        "pooled": pooled(bench, list(parts.values())).as_json(),
+        "head_only": head_only(spec).as_json() if spec.head_only else None,
+    }
+
+
+def head_only(spec: BaselineSpec) -> Score:
+    """The same federation without adapters: the same noise, rounds, steps and weights, the head alone."""
+    whole = read_study(spec.study)
+    study = whole.model_copy(update={"model": whole.model.model_copy(update={"adapters": None})})
+    bench = Bench(spec, study, load_holdout(study, spec.holdout, spec.model_dir, spec.cache))
+    terms = [t for t in study.sites if t.name in spec.tables]
+    engines = [Engine(fresh_top(study, spec.model_dir), bench.examples(t.name)) for t in terms]
+    top = fresh_top(study, spec.model_dir)
+    flat, history = top.get_flat(), []
+    for number in range(1, study.training.rounds + 1):
+        deltas = [
+            e.train(round_spec(study, t, number), flat, Keystream.fresh()).delta
+            for e, t in zip(engines, terms, strict=True)
+        ]
+        flat = flat + np.average(deltas, axis=0, weights=[t.weight for t in terms]).astype(np.float32)
+        history.append(flat)
+    return bench.holdout.score_flat(top, average(history[-study.aggregation.average_last_rounds :]))
+
+
+def main() -> None:
+    """Read SPEC, run, write OUT."""
+    source = Path(sys.argv[1])
+    spec = BaselineSpec.model_validate(parse_json(read_bytes(source, "specification"), str(source)))
+    write_json(Path(sys.argv[2]), run(spec))
+
+
+if __name__ == "__main__":
+    main()

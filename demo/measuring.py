@@ -1,0 +1,94 @@
+"""Accuracy and AUC of a model on the harness's holdout. Outside the product: no site's record is measured here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.metrics import roc_auc_score
+
+from client.data.table import TableFile
+from client.tasks.classification import load_records
+from client.training.top import Flat, Top, build_top
+from client.training.trunk import TrunkOutput, cached_trunk
+from compliance.canonical import parse_canonical
+from compliance.files import read_bytes
+from compliance.identity import parse_envelope
+from compliance.study import Study
+from compliance.validation import load_model
+
+_ROWS: Final = 256
+
+
+@dataclass(frozen=True)
+class Score:
+    """Share of right classes, and area under the ROC curve of the second class; both in [0, 1]."""
+
+    accuracy: float
+    auc: float
+
+    def as_json(self) -> dict[str, float]:
+        """Four decimals: the holdout has 1,500 rows."""
+        return {"accuracy": round(self.accuracy, 4), "auc": round(self.auc, 4)}
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """The test rows as the top takes them."""
+
+    inputs: TrunkOutput
+    labels: npt.NDArray[np.int64]
+
+    @property
+    def majority(self) -> float:
+        """Accuracy of always naming the commonest class."""
+        return float(np.bincount(self.labels).max() / len(self.labels))
+
+    def score(self, top: Top) -> Score:
+        """Score `top` as it stands."""
+        logits = forward(top, self.inputs)
+        right = float((logits.argmax(1) == self.labels).mean())
+        return Score(right, float(roc_auc_score(self.labels, logits[:, 1] - logits[:, 0])))
+
+    def score_flat(self, top: Top, flat: Flat) -> Score:
+        """Score `top` with the trained parameters `flat`."""
+        top.set_flat(flat)
+        return self.score(top)
+
+
+def forward(top: Top, inputs: TrunkOutput) -> npt.NDArray[np.float32]:
+    """Logits (n, classes)."""
+    with torch.inference_mode():
+        parts = [
+            top(inputs.hidden[i : i + _ROWS], inputs.mask[i : i + _ROWS]) for i in range(0, len(inputs.mask), _ROWS)
+        ]
+    logits: npt.NDArray[np.float32] = torch.cat(parts).float().numpy()
+    return logits
+
+
+def read_study(path: Path) -> Study:
+    """The study inside a signed file; the harness does not judge signatures."""
+    payload = parse_envelope(read_bytes(path, "study"), str(path)).payload
+    return load_model(Study, parse_canonical(payload, str(path)), "RSD-2007", str(path))
+
+
+def load_holdout(study: Study, table: Path, model_dir: Path, cache: Path) -> Holdout:
+    """The holdout's trunk output, from the cache if it is there."""
+    records = load_records(study.task, TableFile(table))
+    inputs = cached_trunk(study.model, study.task, model_dir, records.texts, cache)
+    return Holdout(inputs, records.labels)
+
+
+def fresh_top(study: Study, model_dir: Path) -> Top:
+    """An untrained top of the study's model."""
+    return build_top(study.model, model_dir, len(study.task.labels))
+
+
+def average(flats: list[Flat]) -> Flat:
+    """The mean that the release takes over the last rounds: float64, then float32."""
+    mean: Flat = np.mean(np.stack(flats).astype(np.float64), axis=0).astype(np.float32)
+    return mean

@@ -1,0 +1,238 @@
+"""Per-sample gradients, clipping and the life of a step, against naive loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from client.training import dpsgd
+from client.training.lattice import Lattice
+from client.training.opacus_private import LatticeOptimizer, StepSeen, per_sample
+from client.training.top import build_top
+from compliance.errors import InputError, RunFailed
+from tests.tiny_bert import (
+    SeededStream,
+    save_tiny_bert,
+    tiny_engine,
+    tiny_examples,
+    tiny_model,
+    tiny_round,
+    trained_start,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_bert(tmp_path_factory.mktemp("model"))
+
+
+def gradients_one_by_one(folder, examples, start):
+    """Each record's gradient alone, through a plain top without Opacus."""
+    top = build_top(tiny_model(folder), folder, 2)
+    top.set_flat(start)
+    rows = []
+    for i in range(len(examples)):
+        top.zero_grad()
+        logits = top(examples.inputs.hidden[i : i + 1], examples.inputs.mask[i : i + 1])
+        torch.nn.functional.cross_entropy(logits, examples.labels[i : i + 1]).backward()
+        rows.append(torch.cat([p.grad.flatten() for _, p in top.trained()]).double().numpy().copy())
+    return np.array(rows)
+
+
+class OneStep:
+    """A lattice optimizer over a fresh top, with noise of the caller's choice."""
+
+    def __init__(self, folder, examples, start, noise, clip=1.0):
+        self.top = build_top(tiny_model(folder), folder, 2)
+        self.top.set_flat(start)
+        self.model, self.examples, self.seen = per_sample(self.top), examples, []
+        parameters = [p for _, p in self.top.trained()]
+        self.optimizer = LatticeOptimizer(
+            torch.optim.SGD(parameters, lr=1.0),
+            parameters=parameters,
+            lattice=Lattice(clip, start.size, 1.0),
+            noise=noise,
+            expected_batch=10,
+            observe=self.seen.append,
+        )
+
+    def run(self, indices, physical):
+        self.optimizer.zero_grad(set_to_none=True)
+        pieces = torch.split(torch.tensor(indices), physical) if indices else []
+        for i, piece in enumerate(pieces):
+            logits = self.model(self.examples.inputs.hidden[piece], self.examples.inputs.mask[piece])
+            torch.nn.functional.cross_entropy(logits, self.examples.labels[piece], reduction="sum").backward()
+            self.optimizer.signal_skip_step(i + 1 < len(pieces))
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        if not pieces:
+            self.optimizer.empty_batch()
+            self.optimizer.step()
+        return self.top.get_flat()
+
+
+def zero_noise(count):
+    return np.zeros(count, dtype=np.int64)
+
+
+@pytest.mark.parametrize("physical", [3, 8, 64])
+def test_without_noise_a_step_is_the_clipped_sum_of_a_naive_loop(folder, physical):
+    examples = tiny_examples(8)
+    d = build_top(tiny_model(folder), folder, 2).get_flat().size
+    start = trained_start(d)
+    naive = gradients_one_by_one(folder, examples, start)
+    norms = np.linalg.norm(naive, axis=1)
+    clip = float(np.median(norms))
+    expected = (naive * np.minimum(1, clip / norms)[:, None]).sum(0) / 10
+    step = OneStep(folder, examples, start, zero_noise, clip)
+    end = step.run(list(range(8)), physical)
+    lattice_error = 8 * step.optimizer._lattice.gamma / 2 / 10
+    assert np.abs((start - end) - expected).max() < 1e-6 + lattice_error
+    # the gradients themselves, before the lattice
+    model = per_sample(top := build_top(tiny_model(folder), folder, 2))
+    top.set_flat(start)
+    logits = model(examples.inputs.hidden, examples.inputs.mask)
+    torch.nn.functional.cross_entropy(logits, examples.labels, reduction="sum").backward()
+    ours = torch.cat([p.grad_sample.flatten(1) for _, p in top.trained()], 1)
+    assert np.abs(ours.double().numpy() - naive).max() < 1e-6
+    assert np.abs(naive[:, 2 * 32 + 2 :]).max() > 1e-3, "the adapters have gradients worth comparing"
+
+
+def test_adding_a_record_leaves_the_other_gradients_alone(folder):
+    examples = tiny_examples(6)
+    top = build_top(tiny_model(folder), folder, 2)
+    top.set_flat(trained_start(top.get_flat().size))
+    model = per_sample(top)
+
+    def gradients(count):
+        for _, p in top.trained():
+            p.grad_sample = None
+        logits = model(examples.inputs.hidden[:count], examples.inputs.mask[:count])
+        torch.nn.functional.cross_entropy(logits, examples.labels[:count], reduction="sum").backward()
+        return torch.cat([p.grad_sample.flatten(1) for _, p in top.trained()], 1)
+
+    alone, beside = gradients(1), gradients(6)
+    assert (alone[0] - beside[0]).abs().max() < 1e-6
+    assert (gradients(5) - beside[:5]).abs().max() < 1e-6
+
+
+def test_an_empty_batch_still_yields_noise(folder):
+    d = build_top(tiny_model(folder), folder, 2).get_flat().size
+    start = trained_start(d)
+    step = OneStep(folder, tiny_examples(4), start, lambda n: np.full(n, 1000))
+    end = step.run([], 4)
+    assert np.allclose(start - end, 1000 * step.optimizer._lattice.gamma / 10, atol=1e-6)
+    assert step.seen[0].norms.size == 0
+    engine = tiny_engine(folder)
+    out = engine.train(tiny_round(sample_denominator=10**9, steps=3), np.zeros(d, np.float32), SeededStream(1))
+    assert np.count_nonzero(out.delta) == d
+
+
+def test_a_record_without_a_finite_gradient_counts_as_zero_and_is_counted(folder):
+    examples = tiny_examples(5)
+    examples.inputs.hidden[2] = float("inf")
+    start = trained_start(build_top(tiny_model(folder), folder, 2).get_flat().size)
+    step = OneStep(folder, examples, start, zero_noise)
+    with_bad = step.run(list(range(5)), 2)
+    assert step.seen[0].non_finite == 1
+    assert step.seen[0].norms[2] == 0
+    without = OneStep(folder, examples, start, zero_noise).run([0, 1, 3, 4], 2)
+    assert np.isfinite(with_bad).all()
+    assert np.abs(with_bad - without).max() < 1e-6
+
+
+def test_a_gradient_is_never_used_twice(folder):
+    start = trained_start(build_top(tiny_model(folder), folder, 2).get_flat().size)
+    step = OneStep(folder, tiny_examples(4), start, zero_noise)
+    step.run([], 4)
+    with pytest.raises(ValueError, match="haven't been cleared"):
+        step.optimizer.step()
+
+
+def test_all_trained_parameters_are_noised_or_none_is(folder):
+    top = build_top(tiny_model(folder), folder, 2)
+    parameters = [p for _, p in top.trained()]
+    with pytest.raises(ValueError, match="exactly the parameters"):
+        LatticeOptimizer(
+            torch.optim.SGD(parameters, lr=1.0),
+            parameters=parameters[:-1],
+            lattice=Lattice(1.0, 10, 1.0),
+            noise=zero_noise,
+            expected_batch=1,
+            observe=lambda _: None,
+        )
+
+
+def test_a_trained_module_without_a_per_sample_rule_is_refused():
+    with pytest.raises(TypeError, match="LayerNorm"):
+        per_sample(torch.nn.Sequential(torch.nn.LayerNorm(4)))
+
+
+def test_the_same_stream_gives_the_same_update_and_another_stream_another(folder):
+    size = build_top(tiny_model(folder), folder, 2).get_flat().size
+    start = trained_start(size)
+    one, two, other = (tiny_engine(folder).train(tiny_round(), start, SeededStream(s)).delta for s in (7, 7, 8))
+    assert one.tobytes() == two.tobytes()
+    assert not np.allclose(one, other)
+    assert one.dtype == np.float32
+
+
+def test_rates_reach_head_and_adapters_apart(folder):
+    size = build_top(tiny_model(folder), folder, 2).get_flat().size
+    out = tiny_engine(folder).train(tiny_round(adapter_rate_milli=0), trained_start(size), SeededStream(3))
+    head = 2 * 32 + 2
+    assert np.count_nonzero(out.delta[:head]) == head
+    assert not out.delta[head:].any()
+
+
+@pytest.mark.parametrize("bad", [np.zeros(3, np.float32), np.zeros(0, np.float32)])
+def test_a_global_vector_that_does_not_fit_is_refused(folder, bad):
+    with pytest.raises(InputError, match="RSD-4501"):
+        tiny_engine(folder).train(tiny_round(), bad, SeededStream(1))
+
+
+def test_a_global_vector_with_nan_is_refused(folder):
+    size = build_top(tiny_model(folder), folder, 2).get_flat().size
+    with pytest.raises(InputError, match="RSD-4501"):
+        tiny_engine(folder).train(tiny_round(), np.full(size, np.nan, np.float32), SeededStream(1))
+
+
+def test_a_repeated_stream_fails_the_round(folder):
+    size = build_top(tiny_model(folder), folder, 2).get_flat().size
+    engine, stream = tiny_engine(folder), SeededStream(1)
+    engine.train(tiny_round(), np.zeros(size, np.float32), stream)
+    with pytest.raises(RunFailed, match="fresh_stream"):
+        engine.train(tiny_round(attempt=2), np.zeros(size, np.float32), stream)
+
+
+def test_noise_ten_percent_too_low_fails_the_round(folder, monkeypatch):
+    """The sampler is replaced by one that is 10 % too quiet: the claim in the study no longer holds."""
+    quiet = dpsgd.RoundedGaussian
+
+    class Quiet(quiet):
+        def __init__(self, scale):
+            super().__init__(scale * 0.9)
+
+    size = build_top(tiny_model(folder), folder, 2).get_flat().size
+    spec = tiny_round(steps=40)
+    tiny_engine(folder).train(spec, np.zeros(size, np.float32), SeededStream(1))
+    monkeypatch.setattr(dpsgd, "RoundedGaussian", Quiet)
+    with pytest.raises(RunFailed, match="noise_variance"):
+        tiny_engine(folder).train(spec, np.zeros(size, np.float32), SeededStream(1))
+
+
+def test_the_head_alone_can_be_trained(folder):
+    engine = tiny_engine(folder, adapters=False)
+    size = 2 * 32 + 2
+    assert engine.train(tiny_round(), np.zeros(size, np.float32), SeededStream(1)).delta.shape == (size,)
+
+
+def test_what_a_step_saw_adds_up(folder):
+    start = trained_start(build_top(tiny_model(folder), folder, 2).get_flat().size)
+    step = OneStep(folder, tiny_examples(9), start, lambda n: np.arange(n, dtype=np.int64))
+    step.run(list(range(9)), 4)
+    seen: StepSeen = step.seen[0]
+    assert (seen.noisy - seen.clipped == np.arange(start.size)).all()
+    assert seen.norms.size == 9
+    assert (seen.norms * step.optimizer._lattice.gamma <= step.optimizer._lattice.sensitivity).all()

@@ -1,0 +1,232 @@
+"""The ledger's rules, one refusal after the other, on a real file."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compliance.errors import CheckFailed, EnvironmentFault, InputError, Refused
+from compliance.privacy.events import PrivacyEvent
+from compliance.privacy.ledger import Ledger
+
+STUDY = "a" * 64
+OTHER = "b" * 64
+
+
+def event(steps: int = 80, **more: object) -> PrivacyEvent:
+    fields = {"noise_multiplier_micro": 1_600_000, "sample_numerator": 1, "sample_denominator": 4, "unit": "record"}
+    return PrivacyEvent.model_validate({**fields, "steps": steps, **more})
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger.open(tmp_path / "ledger.db") as opened:
+        opened.set_limit("site/thyroid", 11_000, 10**5)
+        yield opened
+
+
+def reserved(ledger: Ledger) -> Ledger:
+    ledger.reserve("site/thyroid", STUDY, event(), 8000, 10**5)
+    return ledger
+
+
+def test_a_source_without_a_limit_gives_nothing(ledger: Ledger) -> None:
+    for act in (
+        lambda: ledger.reserve("elsewhere", STUDY, event(), 8000, 10**5),
+        lambda: ledger.charge("elsewhere", STUDY, 1, 1, event(8)),
+        lambda: ledger.left("elsewhere"),
+    ):
+        with pytest.raises(Refused, match="RSD-4100"):
+            act()
+    assert "elsewhere" not in ledger.sources()
+
+
+def test_reserve_holds_the_whole_study_and_is_idempotent(ledger: Ledger) -> None:
+    planned = ledger.plan("site/thyroid", event())
+    assert planned.fits
+    assert planned.left_milli == 11_000
+    first = reserved(ledger).reservation("site/thyroid", STUDY)
+    assert ledger.reserve("site/thyroid", STUDY, event(), 8000, 10**5) == first
+    assert ledger.spent("site/thyroid") == planned.needed_milli == 11_000 - ledger.left("site/thyroid")
+    assert ledger.balance("site/thyroid").charged_milli == 0
+    assert len(ledger.show("site/thyroid")) == 2
+
+
+def test_a_study_too_many_is_refused_with_needed_and_left(ledger: Ledger) -> None:
+    planned = reserved(ledger).plan("site/thyroid", event())
+    assert not planned.fits
+    with pytest.raises(Refused) as refused:
+        ledger.reserve("site/thyroid", OTHER, event(), 8000, 10**5)
+    assert refused.value.code == "RSD-4101"
+    assert refused.value.found == f"{planned.needed_milli} milli-eps needed"
+    assert refused.value.limit == f"{ledger.left('site/thyroid')} milli-eps left"
+    assert planned.needed_milli > planned.left_milli
+
+
+def test_two_studies_compose_below_the_sum_of_their_eps(ledger: Ledger) -> None:
+    small = event(10)
+    alone = ledger.plan("site/thyroid", small).needed_milli
+    ledger.reserve("site/thyroid", STUDY, small, 3000, 10**5)
+    ledger.reserve("site/thyroid", OTHER, small, 3000, 10**5)
+    assert alone < ledger.spent("site/thyroid") < 2 * alone
+
+
+def test_another_event_or_claim_under_the_same_study_is_refused(ledger: Ledger) -> None:
+    reserved(ledger)
+    for changed, eps in ((event(81), 8000), (event(), 7999)):
+        with pytest.raises(Refused, match="RSD-4107"):
+            ledger.reserve("site/thyroid", STUDY, changed, eps, 10**5)
+
+
+def test_units_do_not_mix_on_one_source(ledger: Ledger) -> None:
+    reserved(ledger)
+    with pytest.raises(Refused, match="RSD-4108"):
+        ledger.reserve("site/thyroid", OTHER, event(1, unit="patient"), 8000, 10**5)
+
+
+def test_the_samplers_errors_have_their_own_limit(ledger: Ledger) -> None:
+    with pytest.raises(Refused, match="RSD-4103"):
+        ledger.reserve("site/thyroid", STUDY, event(tv_error_femto=10**9), 8000, 10**5)
+
+
+def test_charges_are_numbered_chained_and_listed(ledger: Ledger) -> None:
+    reserved(ledger)
+    before = ledger.head("site/thyroid")
+    one = ledger.charge("site/thyroid", STUDY, 1, 1, event(8))
+    two = ledger.charge("site/thyroid", STUDY, 2, 1, event(8))
+    assert (one.seq, two.seq) == (3, 4)
+    assert len({before, one.head, two.head}) == 3
+    assert ledger.head("site/thyroid") == two.head
+    assert ledger.charges(STUDY) == (one, two)
+    assert ledger.charges(OTHER) == ()
+    row = ledger.show("site/thyroid")[-1]
+    assert (row["kind"], row["round"], row["attempt"], row["steps"], row["rate"]) == ("charge", 2, 1, 8, "1/4")
+
+
+def test_one_charge_per_attempt_and_no_gap(ledger: Ledger) -> None:
+    reserved(ledger).charge("site/thyroid", STUDY, 1, 1, event(8))
+    with pytest.raises(Refused, match="RSD-4105"):
+        ledger.charge("site/thyroid", STUDY, 1, 1, event(8))
+    with pytest.raises(Refused, match="RSD-4106"):
+        ledger.charge("site/thyroid", STUDY, 1, 3, event(8))
+    with pytest.raises(Refused, match="RSD-4106"):
+        ledger.charge("site/thyroid", STUDY, 2, 2, event(8))
+    with pytest.raises(InputError, match="RSD-4121"):
+        ledger.charge("site/thyroid", STUDY, 2, 0, event(8))
+    assert ledger.charge("site/thyroid", STUDY, 1, 2, event(8)).attempt == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [event(8, noise_multiplier_micro=1_599_999), event(8, sample_denominator=5), event(81), event(8, tv_error_femto=1)],
+)
+def test_nothing_beyond_the_reservation(ledger: Ledger, other: PrivacyEvent) -> None:
+    reserved(ledger)
+    with pytest.raises(Refused, match="RSD-4109"):
+        ledger.charge("site/thyroid", STUDY, 1, 1, other)
+    assert ledger.charges(STUDY) == ()
+
+
+def test_steps_add_up_against_the_reservation(ledger: Ledger) -> None:
+    reserved(ledger)
+    for round_no in range(1, 11):
+        ledger.charge("site/thyroid", STUDY, round_no, 1, event(8))
+    with pytest.raises(Refused, match=r"RSD-4109.*88 steps"):
+        ledger.charge("site/thyroid", STUDY, 11, 1, event(8))
+
+
+def test_release_keeps_what_was_charged_and_closes(ledger: Ledger) -> None:
+    reserved(ledger).charge("site/thyroid", STUDY, 1, 1, event(8))
+    charged = ledger.balance("site/thyroid").charged_milli
+    ledger.release_unused(STUDY)
+    ledger.release_unused(STUDY)
+    assert ledger.spent("site/thyroid") == charged > 0
+    with pytest.raises(Refused, match="RSD-4104"):
+        ledger.charge("site/thyroid", STUDY, 2, 1, event(8))
+    with pytest.raises(Refused, match="RSD-4104"):
+        ledger.reserve("site/thyroid", STUDY, event(), 8000, 10**5)
+
+
+def test_a_study_that_never_reserved_cannot_charge(ledger: Ledger) -> None:
+    with pytest.raises(Refused, match="RSD-4104"):
+        ledger.charge("site/thyroid", STUDY, 1, 1, event(8))
+
+
+def test_a_limit_is_lowered_freely_and_raised_by_policy_only(ledger: Ledger) -> None:
+    reserved(ledger)
+    ledger.set_limit("site/thyroid", 2000, 10**5)
+    assert ledger.left("site/thyroid") == 0
+    with pytest.raises(Refused, match="RSD-4101"):  # a lowered limit binds the reserved study at once
+        ledger.charge("site/thyroid", STUDY, 1, 1, event(60))
+    for eps, inverse_delta in ((2001, 10**5), (1000, 10**4)):
+        with pytest.raises(Refused, match="RSD-4102"):
+            ledger.set_limit("site/thyroid", eps, inverse_delta)
+    ledger.set_limit("site/thyroid", 12_000, 10**5, policy_sha256="c" * 64)
+    assert ledger.show("site/thyroid")[-1]["policy_sha256"] == "c" * 64
+    with pytest.raises(Refused, match="RSD-4102"):
+        ledger.set_limit("site/thyroid", 13_000, 10**5, policy_sha256="c" * 64)
+    ledger.charge("site/thyroid", STUDY, 1, 1, event(60))
+
+
+@pytest.mark.parametrize(
+    ("source", "eps", "inverse_delta", "policy"),
+    [("", 1, 10, ""), ("x y", 1, 10, ""), ("x", 0, 10, ""), ("x", 1, 1, ""), ("x", 1, 10, "C" * 64)],
+)
+def test_bad_values_are_named(ledger: Ledger, source: str, eps: int, inverse_delta: int, policy: str) -> None:
+    with pytest.raises(InputError, match="RSD-4121"):
+        ledger.set_limit(source, eps, inverse_delta, policy)
+
+
+def test_everything_survives_reopening_and_only_the_owner_reads(ledger: Ledger, tmp_path: Path) -> None:
+    charge = reserved(ledger).charge("site/thyroid", STUDY, 1, 1, event(8))
+    with Ledger.open(tmp_path / "ledger.db") as again:
+        assert again.charges(STUDY) == (charge,)
+        assert again.balance("site/thyroid") == ledger.balance("site/thyroid")
+        assert again.charge("site/thyroid", STUDY, 2, 1, event(8)).seq == 4
+    assert len(ledger.charges(STUDY)) == 2  # the first connection sees the second's entry
+    for file in tmp_path.glob("ledger.db*"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def _damage(path: Path, statement: str) -> None:
+    with sqlite3.connect(path) as db:
+        db.executescript("DROP TRIGGER entries_stay; DROP TRIGGER entries_last;" + statement)
+    db.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM entries WHERE seq = 3",
+        "UPDATE entries SET body = CAST(replace(body, '\"steps\":8,', '\"steps\":7,') AS BLOB) WHERE seq = 3",
+        "UPDATE entries SET at = '2020-01-01T00:00:00Z' WHERE seq = 2",
+        "UPDATE entries SET kind = 'reserve' WHERE seq = 3",
+        "UPDATE entries SET source = 'other' WHERE seq = 4",
+    ],
+)
+def test_an_altered_ledger_does_not_open(ledger: Ledger, tmp_path: Path, statement: str) -> None:
+    reserved(ledger)
+    ledger.charge("site/thyroid", STUDY, 1, 1, event(8))
+    ledger.charge("site/thyroid", STUDY, 2, 1, event(8))
+    ledger.close()
+    _damage(tmp_path / "ledger.db", statement)
+    with pytest.raises(CheckFailed, match="RSD-4110"):
+        Ledger.open(tmp_path / "ledger.db")
+
+
+def test_a_file_that_is_no_ledger_is_an_environment_fault(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(EnvironmentFault, match="RSD-4120"):
+        Ledger.open(tmp_path / "x.db")
+
+
+def test_entries_cannot_be_changed_through_sql(ledger: Ledger, tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / "ledger.db")
+    for statement in ("DELETE FROM entries", "UPDATE entries SET seq = 9"):
+        with pytest.raises(sqlite3.IntegrityError, match="append only"):
+            db.execute(statement)
+    db.close()

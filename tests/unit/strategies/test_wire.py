@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from compliance.canonical import canonical
+from compliance.errors import InputError, InternalBug, PeerUnreachable, Refused, ResidencyError, RunFailed, error_class
+from strategies import wire
+from strategies.wire import Reply, Request
+
+BODY = canonical({"round": 1})
+vectors = arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
+bodies = st.dictionaries(st.text(max_size=5), st.integers(-(2**53) + 1, 2**53 - 1), max_size=3).map(canonical)
+
+
+def same(a, b):
+    return (a is None and b is None) or (a is not None and b is not None and a.tobytes() == b.tobytes())
+
+
+@given(st.sampled_from(sorted(wire.MESSAGE_TYPES)), bodies, st.none() | vectors)
+def test_a_request_comes_back_bit_for_bit(kind, body, array):
+    back = wire.decode_request(wire.encode_request(Request(kind, body, array)))
+    assert (back.kind, back.body) == (kind, body)
+    assert same(back.array, array)
+
+
+@given(bodies, st.none() | vectors)
+def test_a_reply_comes_back_bit_for_bit(body, array):
+    back = wire.decode_reply(wire.encode_reply(Reply(body, array)))
+    assert back.body == body
+    assert same(back.array, array)
+
+
+def test_the_array_is_one_flat_little_endian_float32():
+    record = wire.encode_reply(Reply(BODY, np.array([1.0, -2.0], np.float32)))
+    array = record["array"]["flat"]
+    assert array.data == b"\x00\x00\x80\x3f\x00\x00\x00\xc0"
+    assert not wire.decode_reply(record).array.flags.writeable
+
+
+def test_a_strided_array_is_written_in_order():
+    array = np.arange(10, dtype=np.float32)[::-2]
+    assert same(wire.decode_reply(wire.encode_reply(Reply(BODY, array))).array, np.ascontiguousarray(array))
+
+
+@pytest.mark.parametrize("array", [np.zeros(3), np.zeros((2, 2), np.float32), np.zeros(3, np.uint32)])
+def test_other_arrays_are_not_sent(array):
+    with pytest.raises(InputError) as e:
+        wire.encode_reply(Reply(BODY, array))
+    assert e.value.code == "RSD-1111"
+
+
+def flat(dtype="float32", shape=(2,), stype="residency.f32le", data=b"\0" * 8):
+    return Array(dtype=dtype, shape=shape, stype=stype, data=data)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ArrayRecord({"flat": flat(), "more": flat()}),
+        ArrayRecord({"other": flat()}),
+        ArrayRecord({}),
+        MetricRecord({"x": 1}),
+        ConfigRecord({"flat": b"\0" * 8}),
+        ArrayRecord({"flat": flat(dtype="float64", shape=(1,))}),
+        ArrayRecord({"flat": flat(dtype="object", shape=(1,))}),
+        ArrayRecord({"flat": flat(stype="numpy.ndarray")}),
+        ArrayRecord({"flat": flat(shape=(1, 2))}),
+        ArrayRecord({"flat": flat(shape=())}),
+        ArrayRecord({"flat": flat(shape=(3,))}),
+        ArrayRecord({"flat": flat(shape=(-2,))}),
+        ArrayRecord({"flat": flat(shape=(2**40,))}),
+    ],
+)
+def test_malformed_arrays_are_refused(record):
+    with pytest.raises(InputError) as e:
+        wire.decode_reply(RecordDict({"body": ConfigRecord({"json": BODY}), "array": record}))
+    assert e.value.code == "RSD-1111"
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        {},
+        {"array": ArrayRecord({"flat": flat()})},
+        {"body": ConfigRecord({"json": BODY}), "metrics": MetricRecord({"loss": 0.1})},
+        {"body": ConfigRecord({"json": BODY}), "second": ConfigRecord({"json": BODY})},
+        {"body": MetricRecord({"json": 1})},
+        {"body": ConfigRecord({"json": "text"})},
+        {"body": ConfigRecord({"json": BODY, "lr": 1.0})},
+        {"body": ConfigRecord({"kind": "round", "json": BODY})},
+        {"body": ConfigRecord({"json": b"x" * (wire.MAX_BODY_BYTES + 1)})},
+    ],
+)
+def test_other_records_are_refused(records):
+    with pytest.raises(InputError) as e:
+        wire.decode_reply(RecordDict(records))
+    assert e.value.code == "RSD-1110"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"b":1, "a":2}', b'{"a":1,"a":1}', b'{"a":NaN}', b'{"a":1.5}'])
+def test_a_body_is_canonical_json(body):
+    with pytest.raises(InputError):
+        wire.encode_reply(Reply(body))
+    with pytest.raises(InputError):
+        wire.decode_reply(RecordDict({"body": ConfigRecord({"json": body})}))
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(InputError) as e:
+        wire.encode_request(Request("evaluate", BODY))
+    assert e.value.code == "RSD-1110"
+    with pytest.raises(InputError):
+        wire.decode_request(RecordDict({"body": ConfigRecord({"kind": "shell", "json": BODY})}))
+
+
+def test_a_round_is_train_and_the_rest_is_query():
+    assert {k for k in wire.MESSAGE_TYPES if wire.message_type(k) == "train"} == {"round"}
+
+
+EXITS = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 70])
+TEXTS = st.text(st.characters(codec="ascii", categories=["L", "N", "Zs"]))
+
+
+@given(EXITS, TEXTS)
+def test_an_error_keeps_its_class_and_texts(exit_code, text):
+    error = error_class(exit_code)("RSD-1104", text, rule=text, found=text, limit=text, next=text)
+    back = wire.decode_error(wire.encode_error(error))
+    assert type(back) is type(error)
+    assert back.as_json() == {k: v[:1000] for k, v in error.as_json().items()}
+
+
+REASONS = st.builds(lambda d: canonical(d).decode(), st.dictionaries(st.text(), st.integers(0, 99)))
+
+
+@given(st.text(max_size=60) | REASONS)
+def test_any_other_reason_is_a_failed_run_and_never_an_exception(reason):
+    error = wire.decode_error(reason)
+    assert isinstance(error, RunFailed)
+    assert error.code == "RSD-8101"
+    assert error.found.isprintable()
+
+
+@pytest.mark.parametrize(
+    "change", [{"code": "X"}, {"exit": "4"}, {"exit": True}, {"found": 1}, {"found": "a\x1b[2Jb"}, {"more": ""}]
+)
+def test_a_forged_error_is_shown_as_foreign(change):
+    fields = {**Refused("RSD-1104", "no").as_json(), "exit": 4, **change}
+    assert wire.decode_error(canonical(fields).decode()).code == "RSD-8101"
+
+
+def test_an_unknown_exit_code_becomes_a_bug():
+    fields = {**PeerUnreachable("RSD-6101", "no").as_json(), "exit": 99}
+    error: ResidencyError = wire.decode_error(canonical(fields).decode())
+    assert type(error) is InternalBug
+
+
+def test_an_endless_reason_is_cut():
+    assert wire.decode_error("x" * 10**7).code == "RSD-8101"
+    long = Refused("RSD-1104", "m" * 9000, rule="r" * 9000, found="f" * 9000, limit="l" * 9000, next="n" * 9000)
+    assert wire.decode_error(wire.encode_error(long)).code == "RSD-1104"
