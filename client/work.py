@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from compliance.messages import LayoutEntry
 from compliance.training_spec import Frozen, ModelSpec, TaskSpec
 
 
@@ -46,7 +47,7 @@ class RoundSpec(Frozen):
 class Prepared(Frozen):
     """The worker's answer to `prepare`. `layout` lists name and shape of the trained parameters, d their total size."""
 
-    layout: tuple[tuple[str, tuple[int, ...]], ...]
+    layout: tuple[LayoutEntry, ...]
     layout_sha256: str
     d: int
     device: str

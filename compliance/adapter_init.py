@@ -22,4 +22,5 @@ def frozen_a(init_seed: int, name: str, rank: int, width: int) -> npt.NDArray[np
     ]
     bits = np.unpackbits(np.frombuffer(b"".join(blocks), dtype=np.uint8))[:needed].reshape(rank, width)
     scale = np.float32(1.0) / np.sqrt(np.float32(width))
-    return np.where(bits == 1, scale, -scale).astype(np.float32)
+    signs: npt.NDArray[np.float32] = np.where(bits == 1, scale, -scale).astype(np.float32)
+    return signs

@@ -42,7 +42,14 @@ def try_model(model: type[M], value: object) -> tuple[list[Mistake], M | None]:
     try:
         return [], model.model_validate(_tuples(value))
     except ValidationError as e:
-        return [Mistake(_dotted(err["loc"]), _plain(err)) for err in e.errors(include_url=False)], None
+        found = e.errors(include_url=False)
+        return [Mistake(_dotted(err["loc"]), _plain(err)) for err in found if not _follows(err, found)], None
+
+
+def _follows(err: Any, found: list[Any]) -> bool:
+    """A list that is too short only because an item in it is wrong: the item is the mistake."""
+    place = err["loc"]
+    return err["type"] == "too_short" and any(o["loc"][: len(place)] == place != o["loc"] for o in found)
 
 
 def _tuples(value: object) -> object:

@@ -43,7 +43,7 @@ def evaluate(spec: EvaluationSpec) -> dict[str, Any]:
     top = fresh_top(study, spec.model_dir)
     flats = [read_flat(p) for p in sorted(spec.snapshots.glob("round-*.f32"))]
     released = average(flats[-study.aggregation.average_last_rounds :])
-    sizes = {name: int(np.prod(shape)) for name, shape in top.layout()}
+    sizes = {e.name: int(np.prod(e.shape)) for e in top.layout()}
     head = sum(n for name, n in sizes.items() if name.startswith("head."))
     return {
         "rounds": [{"round": i, **holdout.score_flat(top, flat).as_json()} for i, flat in enumerate(flats)],

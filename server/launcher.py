@@ -29,11 +29,11 @@ import uvicorn
 from compliance.clock import now
 from compliance.errors import EnvironmentFault
 from compliance.files import read_bytes, write_durably
+from compliance.tls import TlsFiles, certificate_days_left
 from server.control import Control
 from server.doors import PRIVATE_PATHS, PUBLIC_PATHS, Door, listen
 from server.nodes import remembered_nodes
 from server.superexec import SuperExec, superexec_command, superexec_environment
-from server.tls import TlsFiles, certificate_days_left
 from strategies import flwr_private
 
 _LOOPBACK: Final = "127.0.0.1"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import importlib.util
 import json
-import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,9 +18,6 @@ from compliance.identity import Envelope, Role, Signer, load_signer, new_signer,
 from compliance.trust.enrol import make_request, open_invitation
 from compliance.trust.root import Anchor, open_trust
 from residency import cli
-
-if importlib.util.find_spec("compliance.tls") is None:  # until server/tls.py stands at its final place
-    sys.modules["compliance.tls"] = importlib.import_module("server.tls")
 
 SITES = {"berlin": "DE", "leeds": "GB", "osaka": "JP"}
 OPERATOR, CONSORTIUM = "hub", "thyroid"
@@ -129,7 +123,7 @@ def study_raw(**changes: Any) -> dict[str, Any]:
     raw = copy.deepcopy(_STUDY)
     raw["starts"], raw["ends"] = day(-1), day(100)
     raw["documents"] = [
-        {"id": k, "kind": k, "title": k, "sha256": "cd" * 32, "expires": day(200)}
+        {"id": k.split("_")[0], "kind": k, "title": k, "sha256": "cd" * 32, "expires": day(200)}
         for k in ("dpia", "art6_basis", "art9_basis", "ethics")
     ]
     raw["sites"] = [
@@ -191,7 +185,7 @@ def ok(*args: object) -> dict[str, Any]:
 
 
 def refused(exit_code: int, code: str, *args: object) -> dict[str, str]:
-    """Call it twice: with the exit code and RSD code, in exactly two lines on stderr, and in JSON; returns the error."""
+    """Call it for people (exactly two lines on stderr) and in JSON; insist on both codes and return the error."""
     text = run(*args)
     assert text.exit_code == exit_code, text.output
     first, second = text.stderr.splitlines()

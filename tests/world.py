@@ -6,8 +6,9 @@ salts; the clock is stopped at November 2026 and ticks a second per look, so tha
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,9 +21,10 @@ import numpy as np
 
 from compliance import clock
 from compliance.canonical import b64encode, canonical, sha256_hex
-from compliance.clock import parse_time, rfc3339
-from compliance.identity import Signer, countersign, new_signer, parse_envelope, seal
+from compliance.clock import rfc3339
+from compliance.identity import Signer, new_signer, parse_envelope, seal
 from compliance.law.decide import Engine, builtin_packs
+from compliance.law.pack import Pack
 from compliance.law.model import Document, Guarantees, Party, Transfer
 from compliance.log import checkpoint, cosign, merkle, note
 from compliance.log.entry import Entry
@@ -61,20 +63,26 @@ EVENT = PrivacyEvent(
 )
 
 
+Change = Callable[[str, str, dict[str, Any]], None]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is special about a world. `order` is the order of log entries of site-a's contribution in round 1.
 
-    `failed_first`: site-a's first attempt of round 1 is charged and fails, the second contributes.
+    `failed_first`: site-a's first attempt of round 1 is charged and fails, the second contributes. `body` changes the
+    body of every log entry in place before it is logged, given (member, kind, body); `roster` every roster before it
+    is signed by all.
     """
 
     order: tuple[str, ...] = ORDER
     failed_first: bool = False
-    drop_row: bool = False
     self_refusal: bool = False
     skip_denials: bool = False
     noise_multiplier_micro: int = EVENT.noise_multiplier_micro
     rounds: int = 2
+    body: Change | None = None
+    roster: Callable[[dict[str, Any]], None] | None = None
 
 
 @contextmanager
@@ -274,6 +282,12 @@ def _documents() -> Iterator[dict[str, Any]]:
         }
 
 
+@cache
+def _engine() -> tuple[dict[str, Pack], Engine]:
+    packs = builtin_packs()
+    return packs, Engine(packs, {name: pack.digest for name, pack in packs.items()})
+
+
 class _Run:
     """One run of the study, recorded by every member as the real programs record it."""
 
@@ -287,8 +301,7 @@ class _Run:
             name = made.anchor.trust.witness_name(member)
             self.logs[member] = stack.enter_context(LogStore.open(folder / f"{member}.db", origin, key))
             self.witnesses[member] = stack.enter_context(WitnessStore(folder / f"{member}-witness.db", name, key))
-        packs = builtin_packs()
-        self.engine = Engine(packs, {name: pack.digest for name, pack in packs.items()})
+        self.packs, self.engine = _engine()
         self.documents = tuple(
             Document(**{k: v for k, v in d.items() if k not in ("id", "title")}) for d in _documents()
         )
@@ -312,6 +325,8 @@ class _Run:
         self._collect(sizes)
 
     def append(self, member: str, kind: str, body: dict[str, Any]) -> Appended:
+        if self.plan.body:
+            self.plan.body(member, kind, body)
         return self.logs[member].append(kind, body, self.digest)
 
     def ref(self, member: str, appended: Appended) -> dict[str, Any]:
@@ -424,8 +439,10 @@ class _Run:
             "base_sha256": base,
             "result_sha256": sha256_hex(result.tobytes()),
             "recipients": list(CONTRIBUTORS),
-            "rows": rows[:-1] if self.plan.drop_row else rows,
+            "rows": rows,
         }
+        if self.plan.roster:
+            self.plan.roster(roster)
         signed = seal(roster, self.world.operator, *(self.world.keys[s, "agent"] for s in CONTRIBUTORS))
         self.world.run[f"rosters/round-{round_:03d}.json"] = signed.encode() + b"\n"
         for member in self.members:
@@ -494,30 +511,14 @@ class _Run:
             self.world.held[member] = tuple(
                 text for peer in self.members if peer != member for text in self.witnesses[peer].notes(log.origin)
             )
-        packs = builtin_packs()
         for name in sorted(self.used):
-            run[f"packs/{name}.yaml"] = packs[name].raw
+            run[f"packs/{name}.yaml"] = self.packs[name].raw
         result = {"schema": "residency.run/1", "run": "run-1", "study": self.digest, "outcome": "finished"}
         run["result.json"] = canonical(result) + b"\n"
 
 
 def resealed(data: bytes, change: Any, *signers: Signer) -> bytes:
     """The statement in `data` after `change(payload)`, signed by `signers`."""
-    import json
-
     payload = json.loads(parse_envelope(data, "statement").payload)
     change(payload)
     return seal(payload, *signers).encode() + b"\n"
-
-
-def also_signed(data: bytes, *signers: Signer) -> bytes:
-    """One more signature on the same statement."""
-    envelope = parse_envelope(data, "statement")
-    for signer in signers:
-        envelope = countersign(envelope, signer)
-    return envelope.encode() + b"\n"
-
-
-def same_time(text: str) -> datetime:
-    """For tests that compare times."""
-    return parse_time(text)

@@ -12,25 +12,29 @@ from torch import nn
 
 from client.training.model_folder import load_encoder
 from client.training.trunk import mean_pool
+from compliance.adapter_init import frozen_a
 from compliance.canonical import canonical, sha256_hex
 from compliance.errors import InputError
+from compliance.messages import LayoutEntry
 from compliance.training_spec import Adapters, FeatureConstants, ModelSpec
 
 Flat = npt.NDArray[np.float32]
-Layout = tuple[tuple[str, tuple[int, ...]], ...]
+Layout = tuple[LayoutEntry, ...]
+_B = ".lora_B.weight"
 
 
 class Top(nn.Module):
     """(hidden, mask) of the trunk -> logits (n, classes). Each record's logits depend on that record only.
 
     Trained: `head.weight`, `head.bias` (start at zero) and each adapter's B (starts at zero), nothing else. Each
-    adapter's A is fixed: uniform on +-sqrt(3 / width), from the public seed.
+    adapter's A is fixed: random signs over sqrt(width), from the public seed (compliance.adapter_init).
+    `first` is the place of the first adapted layer in the whole model; names in the layout are those of peft.
     """
 
     mean: torch.Tensor
     deviation: torch.Tensor
 
-    def __init__(self, layers: nn.ModuleList, width: int, model: ModelSpec, classes: int) -> None:
+    def __init__(self, layers: nn.ModuleList, first: int, width: int, model: ModelSpec, classes: int) -> None:
         super().__init__()
         self.layers = layers
         mean, deviation = _constants(model.features, width)
@@ -42,7 +46,7 @@ class Top(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.head.requires_grad_(True)
-        self._adapters = _adapter_names(self.layers)
+        self._adapters = _adapter_names(self.layers, first)
         if model.adapters:
             _init_adapters(self, self._adapters, model.adapters)
         self.train()  # per-sample hooks work in training mode only; nothing here behaves differently in it
@@ -67,16 +71,19 @@ class Top(nn.Module):
         return scaled
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
-        """The trained parameters in the order of the flat vector."""
+        """The trained parameters, under their names in the layout, in the order of the flat vector."""
         parameters = dict(self.named_parameters())
-        return [
-            (name, parameters[name])
-            for name in ("head.weight", "head.bias", *(f"{a}.lora_B.default.weight" for a in self._adapters))
-        ]
+        heads = [(name, parameters[name]) for name in ("head.weight", "head.bias")]
+        return heads + [(f"{a}{_B}", parameters[f"{own}.lora_B.default.weight"]) for own, a in self._adapters.items()]
 
     def layout(self) -> Layout:
         """Names and shapes of the trained parameters, in the order of the flat vector. Public."""
-        return tuple((name, tuple(p.shape)) for name, p in self.trained())
+        widths = {f"{a}{_B}": self._width_of(own) for own, a in self._adapters.items()}
+        return tuple(LayoutEntry(name=n, shape=tuple(p.shape), a_width=widths.get(n)) for n, p in self.trained())
+
+    def _width_of(self, adapter: str) -> int:
+        module: Any = self.get_submodule(adapter)
+        return int(module.lora_A["default"].weight.shape[1])
 
     def get_flat(self) -> Flat:
         """All trained parameters as one float32 vector, shape (d,)."""
@@ -100,7 +107,7 @@ class Top(nn.Module):
 
 def layout_sha256(layout: Layout) -> str:
     """SHA-256 of the canonical JSON of [[name, [shape]], ...]."""
-    return sha256_hex(canonical([[name, list(shape)] for name, shape in layout]))
+    return sha256_hex(canonical([[e.name, list(e.shape)] for e in layout]))
 
 
 def build_top(model: ModelSpec, folder: Path, classes: int) -> Top:
@@ -116,7 +123,7 @@ def build_top(model: ModelSpec, folder: Path, classes: int) -> Top:
     layers = encoder.encoder.layer[len(encoder.encoder.layer) - count :]
     if adapters:
         _inject(layers, adapters)
-    return Top(layers, encoder.config.hidden_size, model, classes)
+    return Top(layers, len(encoder.encoder.layer) - count, encoder.config.hidden_size, model, classes)
 
 
 def _inject(layers: nn.ModuleList, adapters: Adapters) -> None:
@@ -139,19 +146,24 @@ def _linears(layers: nn.ModuleList) -> list[str]:
     return sorted({n.split(".", 1)[1] for n, m in layers.named_modules() if isinstance(m, nn.Linear)})
 
 
-def _adapter_names(layers: nn.ModuleList) -> tuple[str, ...]:
-    return tuple(sorted(f"layers.{n}" for n, m in layers.named_modules() if hasattr(m, "lora_B")))
+def _adapter_names(layers: nn.ModuleList, first: int) -> dict[str, str]:
+    """Name in this module -> peft's name of the adapted linear module in the whole model, in one fixed order."""
+    found = sorted(n for n, m in layers.named_modules() if hasattr(m, "lora_B"))
+    out = {}
+    for name in found:
+        layer, rest = name.split(".", 1)
+        out[f"layers.{name}"] = f"base_model.model.encoder.layer.{first + int(layer)}.{rest}"
+    return out
 
 
-def _init_adapters(top: Top, names: tuple[str, ...], adapters: Adapters) -> None:
-    """A from NumPy's PCG64 under [seed, index], whose stream is the same everywhere; B zero and trained."""
-    for index, name in enumerate(names):
-        module: Any = top.get_submodule(name)
+def _init_adapters(top: Top, names: dict[str, str], adapters: Adapters) -> None:
+    """A from the public seed, B zero and trained."""
+    for own, name in names.items():
+        module: Any = top.get_submodule(own)
         module.scaling["default"] = adapters.scale_milli / 1000
         a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
-        uniform = np.random.default_rng([adapters.init_seed, index]).random(tuple(a.shape), dtype=np.float32)
         with torch.no_grad():
-            a.copy_(torch.from_numpy((2 * uniform - 1) * np.float32(np.sqrt(3 / a.shape[1]))))
+            a.copy_(torch.from_numpy(frozen_a(adapters.init_seed, name, *a.shape)))
             b.zero_()
         b.requires_grad_(True)
 

@@ -113,16 +113,18 @@ def show(file: Path) -> Result:
 @policy.command("advise")
 @click.argument("file", type=FILE)
 @key_option
-@click.option("--favourable/--unfavourable", required=True, default=None, help="What the DPO advises.")
+@click.option("--favourable/--unfavourable", default=None, help="What the DPO advises; give one.")
 @click.option("--text", required=True, help="The advice in words.")
 @out_option
 @command("residency.policy.advise/1")
-def advise(file: Path, key_file: Path, favourable: bool, text: str, out: Path) -> Result:
+def advise(file: Path, key_file: Path, favourable: bool | None, text: str, out: Path) -> Result:
     """Sign the data-protection officer's advice on a policy; the officer advises and does not decide.
 
     \b
     Example: residency policy advise policy.yaml --key office/dpo.key --favourable --text "Adequate." --out advice.json
     """
+    if favourable is None:
+        raise click.UsageError("give --favourable or --unfavourable")
     signer = load_role(key_file, "dpo", "advise")
     mistakes, found = check_policy_file(file)
     if found is None:

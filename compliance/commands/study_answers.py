@@ -37,16 +37,18 @@ from compliance.validation import load_model
 @click.command("advise")
 @click.argument("file", type=FILE)
 @key_option
-@click.option("--favourable/--unfavourable", required=True, default=None, help="What the DPO advises.")
+@click.option("--favourable/--unfavourable", default=None, help="What the DPO advises; give one.")
 @click.option("--text", required=True, help="The advice in words.")
 @out_option
 @command("residency.study.advise/1")
-def advise(file: Path, key_file: Path, favourable: bool, text: str, out: Path) -> Result:
+def advise(file: Path, key_file: Path, favourable: bool | None, text: str, out: Path) -> Result:
     """Sign the data-protection officer's advice on a signed study; the officer advises and does not decide.
 
     \b
     Example: residency study advise study.json --key dpo.key --favourable --text "Proportionate." --out advice.json
     """
+    if favourable is None:
+        raise click.UsageError("give --favourable or --unfavourable")
     signer = load_role(key_file, "dpo", "advise")
     study, digest = _read(file)
     _own_terms(study, signer)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
 from compliance.canonical import b64decode, canonical, parse_canonical, parse_json
 from compliance.clock import parse_time
-from compliance.errors import InputError
+from compliance.errors import CheckFailed, InputError, ResidencyError
 from compliance.identity import Envelope, media_type, parse_envelope
 from compliance.law.pack import Pack, load_pack
 from compliance.log.entry import Entry, decode
@@ -131,23 +132,25 @@ class Contents:
     def packs(self) -> dict[str, Pack]:
         """Law packs by digest. A file is called by its pack's id."""
         packs = {}
-        for name, data in self.under("packs").items():
-            pack = load_pack(data)
-            if name.split(".")[0] != pack.id:
-                raise InputError("RSD-9041", f"packs/{name} holds another pack", found=pack.id, limit=name)
-            packs[pack.digest] = pack
+        with _part("RSD-9006"):
+            for name, data in self.under("packs").items():
+                pack = _pack(data)
+                if name.split(".")[0] != pack.id:
+                    raise InputError("RSD-9041", f"packs/{name} holds another pack", found=pack.id, limit=name)
+                packs[pack.digest] = pack
         return packs
 
     @cached_property
     def rosters(self) -> tuple[SignedRoster, ...]:
         """Rosters by the numbers in their file names."""
         out = []
-        for name in self.under("rosters"):
-            path = f"rosters/{name}"
-            roster, envelope = self._statement(path, ROSTER_SCHEMA, Roster)
-            if name != f"round-{roster.round:03d}.json":
-                raise InputError("RSD-9041", f"{path} is of another round", found=roster.round, limit=name)
-            out.append(SignedRoster(path, roster, envelope))
+        with _part("RSD-9008"):
+            for name in self.under("rosters"):
+                path = f"rosters/{name}"
+                roster, envelope = self._statement(path, ROSTER_SCHEMA, Roster)
+                if name != f"round-{roster.round:03d}.json":
+                    raise InputError("RSD-9041", f"{path} is of another round", found=roster.round, limit=name)
+                out.append(SignedRoster(path, roster, envelope))
         return tuple(sorted(out, key=lambda r: r.roster.round))
 
     @cached_property
@@ -160,17 +163,19 @@ class Contents:
     def logs(self) -> dict[str, Logged]:
         """Logs by member, decoded only; `verify_logs` compares them with their checkpoints."""
         out = {}
-        for name, data in self.under("evidence").items():
-            what = f"evidence/{name}"
-            evidence = load_model(LogEvidence, parse_json(data, what), "RSD-9041", what)
-            entries = {e.index: decode(b64decode(e.entry, f"entry {e.index} in {what}")) for e in evidence.entries}
-            member = name.removesuffix(".json")
-            out[member] = Logged(member, evidence, entries)
+        with _part("RSD-9007"):
+            for name, data in self.under("evidence").items():
+                what = f"evidence/{name}"
+                evidence = load_model(LogEvidence, parse_json(data, what), "RSD-9041", what)
+                entries = {e.index: decode(b64decode(e.entry, f"entry {e.index} in {what}")) for e in evidence.entries}
+                member = name.removesuffix(".json")
+                out[member] = Logged(member, evidence, entries)
         return out
 
     def log(self, member: str) -> Logged:
         """The log of a member that must be shown. Raises InputError RSD-9040."""
-        self.file(f"evidence/{member}.json")
+        with _part("RSD-9007"):
+            self.file(f"evidence/{member}.json")
         return self.logs[member]
 
     def decisions(self, member: str) -> list[tuple[Entry, bodies.LoggedDecision]]:
@@ -202,6 +207,23 @@ class Contents:
                 limit=media_type(schema),
             )
         return load_model(model, parse_canonical(envelope.payload, path), "RSD-9041", path), envelope
+
+
+@lru_cache(maxsize=64)
+def _pack(data: bytes) -> Pack:
+    """Reading a pack is most of a verification's time, and the same bytes are the same pack."""
+    return load_pack(data)
+
+
+@contextmanager
+def _part(code: str) -> Iterator[None]:
+    """What is wrong with a part makes the step false that judges the part, whichever step reads it first."""
+    try:
+        yield
+    except ResidencyError as e:
+        origin = "" if e.code == code else f" ({e.code})"
+        message = f"{e.message}{origin}"
+        raise CheckFailed(code, message, rule=e.rule, found=e.found, limit=e.limit, next=e.next) from e
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,8 @@ class Report:
         """For people. Sentences that many sites assert alike are printed once."""
         out = [f"{r.step.number:>3}. {r.step.name:<10} {r.status:<10} {r.step.question}" for r in self.results]
         if self.failed and self.failed.error:
-            out.append(f"     {self.failed.error.message}")
+            error = self.failed.error
+            out += [f"     {error.message}", f"     found {error.found or 'nothing'}; limit {error.limit or 'none'}"]
         else:
             out += ["", "PROVED", *(f"  - {line}" for r in self.results for line in r.found.proved)]
             by_text: dict[str, list[str]] = {}

@@ -67,12 +67,15 @@ def verify_bundle(files: Mapping[str, bytes], anchor: Anchor, at: datetime) -> R
     """All steps on a bundle in memory. Never raises for what the bundle holds: see `Report.error` (exit code 1)."""
     contents, context = Contents(files), Context(anchor, at)
     results: list[StepResult] = []
+    failed: StepResult | None = None
     for step, check in zip(STEPS, _CHECKS, strict=True):
-        if any(r.status == "FAIL" for r in results):
-            results.append(StepResult(step, "not run"))
-        else:
-            results.append(_run(step, lambda check=check: check(contents, context)))  # type: ignore[misc]
-    error = next((r.error for r in results if r.error), None)
+        if failed is None:
+            result = _run(step, lambda check=check: check(contents, context))  # type: ignore[misc]
+            failed = result if result.status == "FAIL" else None
+        if failed is not None:  # a later step than the one that noticed may be the one that is false
+            result = failed if failed.step == step else StepResult(step, "not run")
+        results.append(result)
+    error = failed.error if failed else None
     facts: dict[str, Json] = {"mode": "full", "at": rfc3339(at), "trust": anchor.digest}
     if error is None:
         sites = {s.site: s.epsilon_milli for s in contents.claims.sites}
@@ -108,7 +111,8 @@ def _run(step: Step, check: Callable[[], Found]) -> StepResult:
     try:
         return StepResult(step, "ok", check())
     except ResidencyError as e:
-        return StepResult(step, "FAIL", error=step_error(step, e))
+        guilty = next((s for s in STEPS if s.code == e.code and s.number > step.number), step)
+        return StepResult(guilty, "FAIL", error=step_error(guilty, e))
     except RecursionError:
         nested = CheckFailed(step.code, "a file is nested too deeply to be read", rule="RFC 8259 section 9")
         return StepResult(step, "FAIL", error=step_error(step, nested))

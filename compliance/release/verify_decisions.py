@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from compliance.clock import parse_time
 from compliance.errors import CheckFailed
 from compliance.law.decide import Engine
@@ -14,31 +16,27 @@ from compliance.release.report import Found
 from compliance.roster import RosterRow
 
 
-class Replayer:
-    """Decides logged transfers again; an engine is compiled once per set of packs."""
+@lru_cache(maxsize=16)
+def _engine(packs: tuple[Pack, ...]) -> Engine:
+    """The engine of exactly these packs, adopted by their digests; compiled once."""
+    return Engine({p.id: p for p in packs}, {p.id: p.digest for p in packs})
 
-    def __init__(self, packs: dict[str, Pack]) -> None:
-        self._packs = packs
-        self._engines: dict[tuple[tuple[str, str], ...], Engine] = {}
 
-    def decide(self, logged: Decision) -> Decision:
-        """The decision on the same transfer under the packs that `logged` names (step 6: they are there)."""
-        key = tuple(sorted(logged.packs.items()))
-        if key not in self._engines:
-            self._engines[key] = Engine({name: self._packs[digest] for name, digest in key}, dict(key))
-        return self._engines[key].decide(logged.transfer)
+def again(logged: Decision, packs: dict[str, Pack]) -> Decision:
+    """The decision on the same transfer under the packs that `logged` names (step 6: they are there, by digest)."""
+    return _engine(tuple(packs[digest] for _, digest in sorted(logged.packs.items()))).decide(logged.transfer)
 
 
 def decisions(contents: Contents, context: Context) -> Found:
     """Step 10: every transfer by an ALLOW of both evaluators; every decision is the one that the packs give."""
     del context
-    replayer, replayed, transfers = Replayer(contents.packs), 0, 0
+    replayed, transfers = 0, 0
     for member, log in contents.logs.items():
         decided = {entry.index: logged for entry, logged in contents.decisions(member)}
         for index, logged in decided.items():
             _about_this(contents, log, log.entries[index], logged)
             if not logged.decision.rule.startswith("engine."):
-                _same(log.where(index), logged.decision, replayer.decide(logged.decision))
+                _same(log.where(index), logged.decision, again(logged.decision, contents.packs))
                 replayed += 1
         for entry, transfer in contents.bodies(member, "transfer", bodies.TransferBody):
             _allowed(log, entry, transfer, decided.get(transfer.decision))
@@ -92,9 +90,9 @@ def _not_too_good(contents: Contents, where: str, transfer: Transfer) -> None:
         raise _false("RSD-9010", message, found=f"{told.epsilon_milli} milli-eps, 1/{told.inverse_delta}", limit=limit)
 
 
-def _same(where: str, logged: Decision, again: Decision) -> None:
+def _same(where: str, logged: Decision, repeated: Decision) -> None:
     """All but the digest of the region sets, which come with the verifier's package, not with the bundle."""
-    ours, theirs = again.as_entry(), logged.as_entry()
+    ours, theirs = repeated.as_entry(), logged.as_entry()
     for field, value in theirs.items():
         if field != "regions" and ours[field] != value:
             message = f"{where} is decided otherwise now: {field}"

@@ -66,8 +66,8 @@ def _der(r: int, s: int) -> bytes:
 
 def test_rfc_8785_vectors() -> None:
     # RFC 8785 section 3.2.3 (sorting by UTF-16 code units) and the string of section 3.2.2.
-    keys = {"€": 1, "\r": 2, "דּ": 3, "1": 4, "😀": 5, "\x80": 6, "ö": 7}
-    assert list(json.loads(canonical(keys))) == ["\r", "1", "\x80", "ö", "€", "😀", "דּ"]
+    keys = {"€": 1, "\r": 2, "\ufb33": 3, "1": 4, "😀": 5, "\x80": 6, "ö": 7}
+    assert list(json.loads(canonical(keys))) == ["\r", "1", "\x80", "ö", "€", "😀", "\ufb33"]
     assert canonical('€$\x0f\nA\'B"\\\\"/') == '"€$\\u000f\\nA\'B\\"\\\\\\\\\\"/"'.encode()
     assert canonical({"literals": [None, True, False]}) == b'{"literals":[null,true,false]}'
 
@@ -81,8 +81,8 @@ def test_canonical_round_trip(value: object) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b'{"b":1,"a":2}', b'{"a": 1}', b'{"a":1,"a":1}', b"[1.0]", b"[1e2]", b"NaN", b"[Infinity]", b"", b"\xff", b'"\\u0041"',
-     b"[" * 100_000, b'"\\ud800"', b"9007199254740993"],
+    [b'{"b":1,"a":2}', b'{"a": 1}', b'{"a":1,"a":1}', b"[1.0]", b"[1e2]", b"NaN", b"[Infinity]", b"", b"\xff",
+     b'"\\u0041"', b"[" * 100_000, b'"\\ud800"', b"9007199254740993"],
 )  # fmt: skip
 def test_other_forms_of_json_are_refused(data: bytes) -> None:
     with pytest.raises(InputError) as e:
@@ -147,8 +147,8 @@ def test_signatures_stand_once_and_in_order() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"not_before": "soon"}, {"not_after": "2020-01-01"}, {"revoked_at": "2026-13-01"}, {"role": "king"}, {"holder": "A"},
-     {"extra": 1}],
+    [{"not_before": "soon"}, {"not_after": "2020-01-01"}, {"revoked_at": "2026-13-01"}, {"role": "king"},
+     {"holder": "A"}, {"extra": 1}],
 )  # fmt: skip
 def test_malformed_key_records_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(InputError) as e:

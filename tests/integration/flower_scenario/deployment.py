@@ -11,11 +11,11 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from compliance.tls import make_tls
 from server.bundle_build import build_bundle
 from server.control import Control
 from server.launcher import flower_files, read_token
 from server.nodes import remember_node
-from server.tls import make_tls
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]

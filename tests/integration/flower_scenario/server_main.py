@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from compliance.errors import ResidencyError
+from compliance.tls import tls_files
 from server.launcher import ServerConfig, serve
-from server.tls import tls_files
 
 home = Path(sys.argv[1])
 try:

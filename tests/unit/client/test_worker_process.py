@@ -34,7 +34,7 @@ def worker(spec):
 def test_it_prepares_and_trains(worker):
     prepared = worker.prepare()
     assert prepared.device in {"cpu", "cuda", "mps"}
-    assert prepared.d == sum(int(np.prod(shape)) for _, shape in prepared.layout)
+    assert prepared.d == sum(int(np.prod(shape)) for shape in (e.shape for e in prepared.layout))
     start = np.zeros(prepared.d, np.float32)
     delta, trained = worker.train(tiny_round(), start)
     assert delta.dtype == np.float32
@@ -111,7 +111,10 @@ def test_the_child_refuses_what_it_does_not_know_and_ends_with_its_agent():
             ({"do": "eval"}, "RSD-4511"),
             ({"do": "train", "spec": tiny_round().model_dump(mode="json")}, "RSD-4512"),
             ({"do": "train", "spec": {**tiny_round().model_dump(mode="json"), "seed": 1}}, "RSD-4502"),
-            ({"do": "train", "spec": {**tiny_round().model_dump(mode="json"), "noise_multiplier_micro": 0}}, "RSD-4502"),
+            (
+                {"do": "train", "spec": {**tiny_round().model_dump(mode="json"), "noise_multiplier_micro": 0}},
+                "RSD-4502",
+            ),
             ({"do": "prepare", "spec": {}}, "RSD-4502"),
         ):
             framing.send(sock, header, np.zeros(3, np.float32))

@@ -10,12 +10,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from compliance.clock import now
 from compliance.errors import EnvironmentFault, InputError, PeerUnreachable
+from compliance.tls import make_tls
 from server.app import server_home
 from server.control import Control
 from server.launcher import ServerConfig, flower_files, prepare, read_token
 from server.nodes import forget_node, normal_public_key, remember_node, remembered_nodes
 from server.superexec import SuperExec, superexec_environment
-from server.tls import make_tls
 
 
 def public(key, ssh=False):

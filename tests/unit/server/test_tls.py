@@ -8,7 +8,7 @@ from cryptography import x509
 
 from compliance.clock import now
 from compliance.errors import InputError
-from server.tls import certificate_days_left, make_tls, tls_files
+from compliance.tls import certificate_days_left, make_tls, tls_files
 
 
 def handshake(files, host, ca=None):

@@ -65,6 +65,7 @@ def flat(dtype="float32", shape=(2,), stype="residency.f32le", data=b"\0" * 8):
         MetricRecord({"x": 1}),
         ConfigRecord({"flat": b"\0" * 8}),
         ArrayRecord({"flat": flat(dtype="float64", shape=(1,))}),
+        ArrayRecord({"flat": flat(dtype="uint32")}),
         ArrayRecord({"flat": flat(dtype="object", shape=(1,))}),
         ArrayRecord({"flat": flat(stype="numpy.ndarray")}),
         ArrayRecord({"flat": flat(shape=(1, 2))}),
