@@ -133,8 +133,10 @@ class Crew:
         for service in reversed(self._services):
             _signal_group(service.process, signal.SIGTERM)
         with self._lock:
-            for process in self._running:
-                _signal_group(process, signal.SIGKILL)
+            running = list(self._running)
+        for process in running:
+            _signal_group(process, signal.SIGKILL)
+            process.wait(5)
         for service in self._services:
             service.stop()
         if self._watchdog is not None and self._watchdog.stdin is not None:

@@ -15,7 +15,7 @@ LABELS: Final = ("no_finding", "finding")
 LABEL_COLUMN: Final = "target"
 LABEL_VALUES: Final = {"-": "no_finding"}
 TEMPLATE: Final = "[TSH {TSH} ][T3 {T3} ][TT4 {TT4} ][uptake {T4U} ][FTI {FTI}]"
-MAX_TOKENS: Final = 32
+MAX_TOKENS: Final = 26
 EPSILON_MILLI: Final = 8000
 INVERSE_DELTA: Final = 100_000
 LEDGER_LIMIT_MILLI: Final = 12_000
@@ -36,11 +36,11 @@ class Recipe:
     adapter_rate_milli: int
     physical_batch: int
     average_last_rounds: int
-    feature_norm_milli: int = 1000
+    feature_norm_milli: int = 3_000
     rank: int = 4
     layers: int = 1
-    scale_milli: int = 1000
-    targets: tuple[str, ...] = ("query", "value")
+    scale_milli: int = 500
+    targets: tuple[str, ...] = ("attention.self.value",)
     init_seed: int = 7
     adapters: bool = True
 
@@ -50,24 +50,24 @@ class Recipe:
 
 
 PLAIN: Final = Recipe(
-    rounds=8,
-    steps=1,
-    sample_milli=500,
+    rounds=6,
+    steps=4,
+    sample_milli=200,
     spare_rounds=1,
-    head_rate_milli=8000,
-    adapter_rate_milli=500,
+    head_rate_milli=14_000,
+    adapter_rate_milli=1_000,
     physical_batch=128,
-    average_last_rounds=2,
+    average_last_rounds=1,
 )
 FULL: Final = Recipe(
-    rounds=20,
-    steps=2,
-    sample_milli=500,
+    rounds=16,
+    steps=4,
+    sample_milli=100,
     spare_rounds=1,
-    head_rate_milli=8000,
-    adapter_rate_milli=500,
+    head_rate_milli=14_000,
+    adapter_rate_milli=1_000,
     physical_batch=128,
-    average_last_rounds=5,
+    average_last_rounds=2,
 )
 
 

@@ -24,8 +24,8 @@ from compliance.canonical import b64encode, canonical, sha256_hex
 from compliance.clock import rfc3339
 from compliance.identity import Signer, new_signer, parse_envelope, seal
 from compliance.law.decide import Engine, builtin_packs
-from compliance.law.pack import Pack
 from compliance.law.model import Document, Guarantees, Party, Transfer
+from compliance.law.pack import Pack
 from compliance.log import checkpoint, cosign, merkle, note
 from compliance.log.entry import Entry
 from compliance.log.evidence import EvidenceEntry, LogEvidence, build_evidence
@@ -174,9 +174,10 @@ def world() -> World:
     return build_world()
 
 
-def build_world(plan: Plan = Plan()) -> World:  # noqa: B008
+def build_world(plan: Plan = Plan()) -> World:
     """A world according to `plan`, with new keys."""
-    with stopped_clock(), tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    memory = next((d for d in ("/dev/shm",) if Path(d).is_dir()), None)  # noqa: S108 - fsync is another test's matter
+    with stopped_clock(), tempfile.TemporaryDirectory(dir=memory) as folder, ExitStack() as stack:
         made = _members(plan)
         _Run(made, plan, Path(folder), stack).play()
     return made
@@ -205,7 +206,7 @@ def _members(plan: Plan) -> World:
     return World(keys, signed, study, seal(study.as_json()).digest)
 
 
-def study_json(plan: Plan = Plan()) -> dict[str, Any]:  # noqa: B008
+def study_json(plan: Plan = Plan()) -> dict[str, Any]:
     """The study of the world, as JSON."""
     sites = [
         {
@@ -460,7 +461,9 @@ class _Run:
             if kind == "charge":
                 refs[kind] = self._charge(site, round_, attempt, base)
             elif kind == "commit":
-                body = bodies.CommitBody(round=round_, attempt=attempt, update_sha256=update, conformance={"noise": True}).as_json()
+                body = bodies.CommitBody(
+                    round=round_, attempt=attempt, update_sha256=update, conformance={"noise": True}
+                ).as_json()
                 refs[kind] = self.append(site, "commit", body)
             elif kind == "decision":
                 refs[kind] = self._decide(site, "dp_update", OPERATOR, round_)

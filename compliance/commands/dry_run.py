@@ -28,7 +28,7 @@ def dry_run(home: Path, file: Path) -> Result:
     where = (click.get_current_context().find_root().obj or {}).get("dry_run", "")
     try:
         module, _, name = where.partition(":")
-        function = getattr(importlib.import_module(module), name) if module else None
+        function = getattr(importlib.import_module(module), name, None) if module else None
     except ModuleNotFoundError as e:
         raise _absent(str(e.name)) from e
     result = function(home, file) if function else None

@@ -39,30 +39,9 @@ def init(site: str, jurisdiction: str, out: Path) -> Result:
     \b
     Example: residency policy init --site charite --jurisdiction DE --out policy.yaml
     """
-    from compliance.law.pack import builtin_packs  # noqa: PLC0415 - reads all packs
-
-    if not re.fullmatch(NAME, site):
-        raise InputError(
-            "RSD-2007",
-            "this is no name of a site",
-            rule=NAME,
-            found=site,
-            limit="letters, digits and -",
-            next="see trust.json",
-        )
-    every = builtin_packs()
-    packs = {name: pack for name, pack in every.items() if jurisdiction in pack.jurisdictions}
-    if not packs:
-        raise InputError(
-            "RSD-2105",
-            f"no built-in law pack binds {jurisdiction}",
-            rule="a policy adopts at least one law pack",
-            found=jurisdiction,
-            limit=", ".join(sorted({j for pack in every.values() for j in pack.jurisdictions})),
-            next="write a pack for this jurisdiction with counsel, and name its digest in the policy",
-        )
+    packs = _packs_that_bind(site, jurisdiction)
     start = now()
-    adopted = "\n".join(f"  - {{id: {name}, sha256: {pack.digest}}}" for name, pack in sorted(packs.items()))
+    adopted = "\n".join(f"  - {{id: {name}, sha256: {digest}}}" for name, digest in sorted(packs.items()))
     template = (resources.files("compliance") / "templates" / "policy.yaml").read_text(encoding="utf-8")
     text = template.format(
         site=site,
@@ -74,7 +53,7 @@ def init(site: str, jurisdiction: str, out: Path) -> Result:
     refuse_existing(out)
     write_new(out, text.encode())
     lines = [f"policy     {out} (law packs: {', '.join(sorted(packs))}; the numbers are an example: set your own)"]
-    return Result({"file": str(out), "law_packs": {n: p.digest for n, p in packs.items()}}, lines)
+    return Result({"file": str(out), "law_packs": packs}, lines)
 
 
 @policy.command("check")
@@ -189,6 +168,33 @@ def sign(
     judged = "" if anchor else " (the advice's signature was not judged: no --trust)"
     lines = [f"policy     {out}, digest {signed.digest}", f"decision   {beside}{judged}"]
     return Result({"digest": signed.digest, "file": str(out), "decision_file": str(beside)}, lines)
+
+
+def _packs_that_bind(site: str, jurisdiction: str) -> dict[str, str]:
+    """Id and digest of the built-in packs for the jurisdiction. Raises InputError RSD-2007, RSD-2105."""
+    from compliance.law.pack import builtin_packs  # noqa: PLC0415 - reads all packs
+
+    if not re.fullmatch(NAME, site):
+        raise InputError(
+            "RSD-2007",
+            "this is no name of a site",
+            rule=NAME,
+            found=site,
+            limit="letters, digits and -",
+            next="see trust.json",
+        )
+    every = builtin_packs()
+    packs = {name: pack.digest for name, pack in every.items() if jurisdiction in pack.jurisdictions}
+    if not packs:
+        raise InputError(
+            "RSD-2105",
+            f"no built-in law pack binds {jurisdiction}",
+            rule="a policy adopts at least one law pack",
+            found=jurisdiction,
+            limit=", ".join(sorted({j for pack in every.values() for j in pack.jurisdictions})),
+            next="write a pack for this jurisdiction with counsel, and name its digest in the policy",
+        )
+    return packs
 
 
 def _decide(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from compliance import cli
 from compliance.files import read_bytes
 from compliance.identity import load_signer, parse_envelope, seal
 from compliance.log.store import LogStore
 from compliance.policy_file import check_policy_file
 from compliance.study_file import check_file
+from residency import cli as top
 from tests.desk import Office, day, make_trusted_office, ok, policy_raw, refused, run, sealed, study_raw, write_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -258,6 +263,24 @@ def test_advise_and_refuse(office: Office) -> None:
 
 def test_dry_run_needs_a_signed_study(office: Office) -> None:
     refused(2, "RSD-2011", "study", "check", office.root / "study.yaml", "--home", office.root / "agent")
+
+
+def agents_answer(home: Path, file: Path) -> cli.Result:
+    """Stands for the agent's dry run."""
+    return cli.Result({"home": str(home)}, [f"the agent would join {file.name}"])
+
+
+def test_dry_run_asks_the_agent_that_the_top_command_names(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in = types.ModuleType("an_agent")
+    stand_in.agents_answer = agents_answer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "an_agent", stand_in)
+    args = ["study", "check", str(office.root / "study.json"), "--home", "agent"]
+    done = CliRunner().invoke(top, args, obj={"dry_run": "an_agent:agents_answer"})
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "the agent would join study.json")
+    for missing in ("no_such_module:x", "an_agent:nothing", ""):
+        absent = CliRunner().invoke(top, args, obj={"dry_run": missing})
+        assert absent.exit_code == 7
+        assert absent.stderr.startswith("error RSD-7002")
 
 
 def test_policy_init_and_example(tmp_path: Path) -> None:
