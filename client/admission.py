@@ -31,10 +31,8 @@ from compliance.policy import check_study
 from compliance.privacy.events import PrivacyEvent
 from compliance.software import VERSION
 from compliance.study import SiteTerms, Study, open_study
+from compliance.study_event import study_event
 from compliance.trust.root import Anchor
-
-# What a round may add to delta through the noise sampler, in 1e-15: charged before the round, checked after it.
-TV_ERROR_FEMTO_PER_ROUND = 10
 
 
 @dataclass(frozen=True)
@@ -52,14 +50,7 @@ class Case:
 
     def event(self, rounds: int) -> PrivacyEvent:
         """What `rounds` rounds of this study do at this site."""
-        return PrivacyEvent(
-            noise_multiplier_micro=self.terms.noise_multiplier_micro,
-            sample_numerator=self.terms.batch,
-            sample_denominator=self.terms.records_public,
-            steps=self.study.training.steps * rounds,
-            unit=self.study.privacy.unit,
-            tv_error_femto=TV_ERROR_FEMTO_PER_ROUND * rounds,
-        )
+        return study_event(self.study, self.terms, rounds)
 
     def decide(self, artifact: Artifact, recipient: Party, onward: tuple[Party, ...] = ()) -> Decision:
         """May this site send `artifact` to `recipient`, who passes it on to `onward`, now?"""

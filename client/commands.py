@@ -15,7 +15,7 @@ from client.home import AgentHome
 from compliance.cli import Result, command, emit_error, emit_json, table
 from compliance.clock import now, rfc3339
 from compliance.errors import InputError, ResidencyError, UsageError
-from compliance.files import read_bytes, write_durably
+from compliance.files import write_durably
 from compliance.identity import load_public
 
 _HOME = click.option(
@@ -260,20 +260,9 @@ def ledger_plan(study: Path, home: Path) -> Result:
     \b
     Example: residency agent ledger plan study.json --home /srv/residency
     """
-    from client.admission import open_case  # noqa: PLC0415
-    from client.budget import plan  # noqa: PLC0415
-    from client.denial import denied  # noqa: PLC0415
+    from client.dry_run import dry_run  # noqa: PLC0415
 
-    opened = AgentHome(home)
-    case = open_case(opened, read_bytes(study, "study").rstrip(b"\n"), str(study))
-    decision = case.decide("dp_update", case.operator())
-    if not decision.allow:
-        raise denied(decision)
-    with opened.ledger() as books:
-        found = plan(books, case)
-    needed, left = found.needed_milli, found.left_milli
-    line = f"{case.study.name}: needs {needed / 1000:.3f} eps of data source {found.source}, {left / 1000:.3f} left"
-    return Result({"source": found.source, "needed_milli": needed, "left_milli": left, "fits": found.fits}, [line])
+    return dry_run(home, study)
 
 
 __all__ = ["agent"]

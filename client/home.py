@@ -12,16 +12,16 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
-from compliance.canonical import Json, canonical, parse_canonical, parse_json
-from compliance.clock import now, parse_time
-from compliance.errors import InputError, Refused
+from compliance.canonical import canonical, parse_canonical, parse_json
+from compliance.clock import now
+from compliance.errors import InputError
 from compliance.files import read_bytes, write_durably
-from compliance.identity import Signer, load_signer, parse_envelope
+from compliance.identity import Signer, load_signer
 from compliance.law.decide import Engine, builtin_packs
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
-from compliance.policy import SCHEMA as POLICY_SCHEMA
 from compliance.policy import SitePolicy
+from compliance.policy_file import open_policy
 from compliance.privacy.ledger import Ledger
 from compliance.training_spec import Frozen
 from compliance.trust.root import NAME, Anchor, load_anchor
@@ -120,7 +120,7 @@ class AgentHome:
                 limit="a policy signed by the signatory",
                 next="residency agent enroll --home FOLDER --policy policy.json",
             )
-        return open_policy(anchor, read_bytes(file, "policy"), str(file), self.config.site)
+        return open_own_policy(anchor, read_bytes(file, "policy"), str(file), self.config.site)
 
     def engine(self, policy: SitePolicy) -> Engine:
         """The decision engine over the packs that the policy adopted, exactly those bytes."""
@@ -172,21 +172,9 @@ def _engine(adopted: tuple[tuple[str, str], ...]) -> Engine:
     return Engine(builtin_packs(), dict(adopted))
 
 
-def open_policy(anchor: Anchor, data: bytes, what: str, site: str) -> OpenPolicy:
-    """Verify a signed policy: this site's signatory signed it, judged at its issue; unexpired now."""
-    policy = load_model(SitePolicy, parse_canonical(parse_envelope(data, what).payload, what), "RSD-2007", what)
-    issued = parse_time(policy.issued)
-    found = anchor.statement(data, POLICY_SCHEMA, what, role="signatory", holder=site, at=issued)
-    if now() > parse_time(policy.expires):
-        raise Refused(
-            "RSD-2103",
-            f"the policy of site {site} has expired",
-            rule="policy.expires",
-            found=str(now().date()),
-            limit=policy.expires,
-            next="have the signatory sign a new policy",
-        )
-    return OpenPolicy(policy, found.digest)
+def open_own_policy(anchor: Anchor, data: bytes, what: str, site: str) -> OpenPolicy:
+    """The signed policy of `site`, valid now. Raises what `compliance.policy_file.open_policy` raises."""
+    return OpenPolicy(*open_policy(anchor, data, what, site, now()))
 
 
 def new_node_key(path: Path) -> str:
@@ -196,8 +184,3 @@ def new_node_key(path: Path) -> str:
     write_durably(path, pem, private=True)
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return public.decode("ascii")
-
-
-def record_json(record: Frozen) -> Json:
-    """JSON form of a record with aliases."""
-    return record.model_dump(mode="json", by_alias=True)

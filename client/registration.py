@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client.data.table import TableFile, row_keys
-from client.home import AgentHome, DatasetRecord, ModelRecord, Registry, new_node_key, open_policy
+from client.home import AgentHome, DatasetRecord, ModelRecord, Registry, new_node_key, open_own_policy
 from client.training.model_folder import model_digest
 from compliance.canonical import canonical
 from compliance.clock import now, rfc3339
@@ -83,7 +83,7 @@ def install_trust(home: AgentHome, file: Path) -> None:
 def install_policy(home: AgentHome, file: Path) -> str:
     """Install a policy that this site's signatory signed; returns its digest. Raises CheckFailed or Refused."""
     data = read_bytes(file, "policy")
-    opened = open_policy(home.anchor(), data, str(file), home.config.site)
+    opened = open_own_policy(home.anchor(), data, str(file), home.config.site)
     if opened.policy.jurisdiction != home.config.jurisdiction:
         raise Refused(
             "RSD-2204",

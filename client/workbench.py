@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from client.admission import TV_ERROR_FEMTO_PER_ROUND, Case
+from client.admission import Case
 from client.work import RoundSpec, WorkSpec
 from client.worker import TrainingWorker
 from compliance.errors import RunFailed
 from compliance.messages import LayoutEntry
+from compliance.study_event import TV_ERROR_FEMTO_PER_ROUND
 
 Vector = npt.NDArray[np.float32]
 

@@ -36,7 +36,9 @@ class Screen:
         """One line, indented, with the seconds since the start."""
         with self._lock:
             seconds = time.monotonic() - self._started
-            self._console.print(f"[dim]{seconds:6.1f}s[/dim]  {escape(text)}", style=style, highlight=False, soft_wrap=True)
+            self._console.print(
+                f"[dim]{seconds:6.1f}s[/dim]  {escape(text)}", style=style, highlight=False, soft_wrap=True
+            )
 
     def head(self, text: str) -> None:
         """The title of a section."""

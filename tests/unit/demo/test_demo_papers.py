@@ -33,8 +33,14 @@ def decide(artifact: Artifact, exporter: Party, recipient: Party) -> Decision:
     )
     return ENGINE.decide(
         Transfer(
-            artifact=artifact, exporter=exporter, recipient=recipient, purpose="scientific_research", study="0" * 64,
-            documents=DOCUMENTS, guarantees=guarantees, at=rfc3339(now()),
+            artifact=artifact,
+            exporter=exporter,
+            recipient=recipient,
+            purpose="scientific_research",
+            study="0" * 64,
+            documents=DOCUMENTS,
+            guarantees=guarantees,
+            at=rfc3339(now()),
         )  # fmt: skip
     )
 

@@ -1,0 +1,109 @@
+"""What a demo tells: the JSON object of the issue, the last screens, and a page that needs nothing outside itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from demo.attacks import Stopped
+from demo.cast import SITES, Folders
+from demo.outcome import Arrow, Denial, Findings, SiteResult, arrows, denial
+from demo.report import matrix, render
+from demo.screen import NOT_SHOWN, last_lines, result_lines
+
+STUDY = {"name": "thyroid", "privacy": {"inverse_delta": 100_000}}
+
+
+@pytest.fixture
+def findings() -> Findings:
+    """A finished demo with invented figures; one name tries to break out of the page."""
+    alone = {s.name: {"accuracy": 0.70 + i / 100, "auc": 0.72} for i, s in enumerate(SITES[:4])}
+    rows = [SiteResult(s.name, s.jurisdiction, "contributed", 6.8, 8.0, alone[s.name], "") for s in SITES[:4]]
+    rows.append(SiteResult("svhd", "CN", "refused", None, 8.0, None, "eu.no-basis: GDPR Art 44"))
+    return Findings(
+        rounds=2,
+        sites=rows,
+        denial=Denial("svhd", "eu.no-basis", "GDPR Art 44, GDPR Art 45, GDPR Art 46", "No basis.", "scc and tia"),
+        stopped=[Stopped("code in the bundle", "svi", "RSD-1103", "<script>alert(1)</script>", 1.0)],
+        scores={
+            "released": {"accuracy": 0.8, "auc": 0.84},
+            "rounds": [{"round": i, "accuracy": 0.7 + i / 30, "auc": 0.8} for i in range(3)],
+            "trained_parameters": {"head": 770, "adapters": 1536},
+        },
+        baselines={"majority": 0.74, "alone": alone, "pooled": {"accuracy": 0.86, "auc": 0.9}, "head_only": None},
+        arrows=[Arrow("coordinator", "svhd", "aggregate", "deny", "eu.no-basis")],
+        steps=[{"number": 1, "name": "manifest", "status": "ok", "proved": ["an operator signed"]}],
+        verified=True,
+        verified_where="here",
+        trust_digest="ab" * 32,
+        tamper_caught=True,
+        run_seconds=30.0,
+    )
+
+
+def test_the_json_object_has_what_the_issue_lists(findings: Findings, tmp_path: Path) -> None:
+    told = findings.as_json(Folders(tmp_path), 250.0, 4000)
+    listed = {
+        "rounds", "sites", "denial", "stopped", "accuracy", "auc", "trained_parameters", "seconds_s", "peak_rss_mib",
+        "tamper_caught", "verified", "bundle", "trust",
+    }  # fmt: skip
+    assert listed <= set(told)
+    assert set(told["sites"][0]) == {"name", "jurisdiction", "outcome", "eps", "eps_budget", "alone"}
+    assert set(told["denial"]) == {"rule", "citation"}
+    assert {"attack", "site", "code"} <= set(told["stopped"][0])
+    assert set(told["accuracy"]) == {"federated", "pooled", "site_alone_mean", "majority"}
+    assert set(told["auc"]) == {"federated", "pooled", "site_alone_mean"}
+    assert told["accuracy"]["site_alone_mean"] == pytest.approx(0.715)
+    json.dumps(told)
+
+
+def test_nothing_unmeasured_is_told(findings: Findings, tmp_path: Path) -> None:
+    assert "head_only" not in findings.as_json(Folders(tmp_path), 1.0, 1)
+    assert not any("head alone" in line for line in result_lines(findings))
+    findings.head_only = {"accuracy": 0.83, "auc": 0.87}
+    assert findings.as_json(Folders(tmp_path), 1.0, 1)["head_only"] == {"accuracy": 0.83, "auc": 0.87}
+    assert any("head alone" in line for line in result_lines(findings))
+
+
+def test_the_page_needs_nothing_outside_itself(findings: Findings) -> None:
+    page = render(findings, STUDY)
+    outside = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?(?!#)([^\"')>\s]+)", page)
+    assert outside == []
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert page.count("<svg") == 4
+
+
+def test_the_page_and_the_screens_say_what_is_not_shown(findings: Findings, tmp_path: Path) -> None:
+    page = render(findings, STUDY)
+    last = "\n".join(last_lines(findings, Folders(tmp_path), 1.0, 1))
+    for line in NOT_SHOWN:
+        assert line.split(":")[0] in page
+        assert line in last
+    assert "Invented" in page
+    assert "residency verify" in last
+
+
+def test_a_refused_site_shows_rule_and_citation(findings: Findings) -> None:
+    row = next(line for line in result_lines(findings) if line.startswith("svhd"))
+    assert "REFUSED" in row
+    assert "eu.no-basis, GDPR Art 44" in row
+
+
+def test_decisions_become_arrows_once_and_the_denial_is_found() -> None:
+    def body(exporter: str, peer: str, effect: str, rule: str) -> dict[str, object]:
+        transfer = {"exporter": {"name": exporter}, "artifact": "aggregate"}
+        told = {"law": ["GDPR Art 44"], "plain": "p", "would_allow": "w"}
+        return {"transfer": transfer, "peer": peer, "effect": effect, "rule": rule, **told}
+
+    bodies = [body("hub", "svi", "allow", "eu.x")] * 3 + [body("hub", "svhd", "deny", "eu.no-basis")]
+    assert len(arrows(bodies)) == 2
+    found = denial(bodies)
+    assert found is not None
+    assert (found.rule, found.citation) == ("eu.no-basis", "GDPR Art 44")
+    assert denial(bodies[:3]) is None
+    columns, rows = matrix(arrows(bodies))
+    assert columns[-1] == "coordinator"
+    assert rows == []  # "hub" is nobody in the cast
