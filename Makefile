@@ -39,7 +39,9 @@ lint: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	$(BIN)/residency bench
+	$(BIN)/residency bench log --json
+	$(BIN)/residency bench law --json
+	$(BIN)/residency bench recipe --runs 1 --json
 
 clean:
 	rm -rf $(VENV) $(AUDITOR) out build dist .mypy_cache .ruff_cache .pytest_cache

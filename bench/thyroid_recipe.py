@@ -1,4 +1,4 @@
-"""What the training recipe reaches on the demo's data: `python -m bench.thyroid_recipe --help`.
+"""What the training recipe reaches on the demo's data: `residency bench recipe`.
 
 Four sites (three referral sources and a part of the fourth), a holdout and a public calibration set from rows that no
 site has. Every run draws fresh noise; the accountant is dp-accounting's PLD.
@@ -6,12 +6,8 @@ site has. Every run draws fresh noise; the accountant is dp-accounting's PLD.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +58,7 @@ class Setting:
     adapter_rate_milli: int = 1_000
     targets: tuple[str, ...] = ("attention.self.value", "output.dense")
     rank: int = 4
-    scale_milli: int = 2_000
+    scale_milli: int = 250
     norm_milli: int = 3_000
     epsilon: float = 8.0
     spare_rounds: int = 1
@@ -220,26 +216,22 @@ class Bench:
         return float(((margin > 0) == labels).mean()), float(roc_auc_score(labels, margin))
 
 
-def main() -> None:
-    """Print one JSON line a run, to stdout."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--set", default="{}", help="JSON: fields of Setting to change")
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--head-only", action="store_true")
-    parser.add_argument("--pooled", action="store_true", help="all sites' rows in one place")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "thyroid-recipe")
-    args = parser.parse_args()
-    changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(args.set).items()}
-    setting = replace(Setting(), **changes)
+def measure(
+    runs: int, changes: dict[str, Any], cache: Path, *, head_only: bool, pooled: bool
+) -> Iterator[dict[str, Any]]:
+    """One record a run: accuracy and AUC on the holdout, CPU seconds, and the setting. `changes` are Setting's fields."""
+    setting = replace(Setting(), **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
     torch.set_num_threads(1)
-    bench = Bench(setting, cut(pd.read_csv(TABLE)), args.cache, head_only=args.head_only, pooled=args.pooled)
-    for run in range(args.runs):
+    bench = Bench(setting, cut(pd.read_csv(TABLE)), cache, head_only=head_only, pooled=pooled)
+    for run in range(runs):
         accuracy, auc, cpu = bench.run(setting)
-        line = {"accuracy": round(accuracy, 4), "auc": round(auc, 4), "cpu_s": round(cpu, 1), "run": run}
-        extra = {"embedding_cpu_s": round(bench.embedding_cpu_s, 1), "head_only": args.head_only, "pooled": args.pooled}
-        sys.stdout.write(json.dumps({**line, **extra, **asdict(setting)}) + "\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()
+        yield {
+            "run": run,
+            "accuracy": round(accuracy, 4),
+            "auc": round(auc, 4),
+            "cpu_s": round(cpu, 1),
+            "embedding_cpu_s": round(bench.embedding_cpu_s, 1),
+            "head_only": head_only,
+            "pooled": pooled,
+            **asdict(setting),
+        }

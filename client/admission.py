@@ -24,13 +24,14 @@ from compliance.answers import (
 )
 from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import EnvironmentFault, InputError, Refused
-from compliance.law.decide import Engine
+from compliance.law.decide import Engine, builtin_packs
 from compliance.law.model import Decision, Document, Guarantees, Party, Transfer
 from compliance.law.vocabulary import Artifact
-from compliance.policy import check_study
+from compliance.policy import SitePolicy, check_study
 from compliance.privacy.events import PrivacyEvent
 from compliance.software import VERSION
 from compliance.study import SiteTerms, Study, open_study
+from compliance.study_desk import check_members
 from compliance.study_event import study_event
 from compliance.trust.root import Anchor
 
@@ -99,6 +100,7 @@ def open_case(home: AgentHome, study_bytes: bytes, what: str) -> Case:
     """Study, term, software, policy, dataset and model. Raises Refused, CheckFailed or InputError."""
     anchor = home.anchor()
     study, digest = open_study(anchor, study_bytes, what)
+    check_members(study, anchor.trust)
     _check_term(anchor, study)
     if study.software.version != VERSION:
         raise Refused(
@@ -111,6 +113,7 @@ def open_case(home: AgentHome, study_bytes: bytes, what: str) -> Case:
         )
     policy = home.policy(anchor)
     check_study(policy.policy, study)
+    _check_outlives(policy.policy, study)
     terms = study.site(home.config.site)
     if terms is None:  # check_study has refused that already
         raise Refused("RSD-2102", f"study {study.name} does not list site {home.config.site}", rule="site policy")
@@ -139,6 +142,22 @@ def _check_term(anchor: Anchor, study: Study) -> None:
             limit=study.ends,
             next="issue the next version of the trust file first",
         )
+
+
+def _check_outlives(policy: SitePolicy, study: Study) -> None:
+    """The policy and the law packs that it adopted hold until the study ends. Raises Refused RSD-1215."""
+    packs = builtin_packs()
+    ends = {f"law pack {p.id}": packs[p.id].expires_on for p in policy.law_packs if p.id in packs}
+    for what, expires in {f"the policy of site {policy.site}": policy.expires, **ends}.items():
+        if parse_time(expires) < parse_time(study.ends):
+            raise Refused(
+                "RSD-1215",
+                f"{what} expires before the study ends",
+                rule="a run starts only if packs and policy outlive its planned end",
+                found=expires,
+                limit=study.ends,
+                next="renew it first, or have a shorter study proposed",
+            )
 
 
 def _dataset(home: AgentHome, study: Study) -> DatasetRecord:

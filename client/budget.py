@@ -20,7 +20,7 @@ def apply_limit(ledger: Ledger, case: Case) -> None:
 def check_terms(case: Case) -> None:
     """The study's noise keeps the eps that it claims for this site, by this site's own accounting (PLD)."""
     event = case.event(case.study.charged_rounds)
-    check_claim(event, case.study.privacy.inverse_delta, case.terms.epsilon_milli)
+    check_claim(event, case.terms.epsilon_milli, case.study.privacy.inverse_delta)
 
 
 def reserve(site: Site, case: Case) -> dict[str, Json]:

@@ -20,12 +20,13 @@ from compliance.canonical import canonical, parse_canonical, sha256_hex
 from compliance.errors import InputError, Refused, ResidencyError, RunFailed
 from compliance.files import read_bytes, write_durably
 from compliance.law.model import Party
-from compliance.messages import RoundReply, RoundRequest, decode, encode
+from compliance.messages import RoundReply, RoundRequest, encode
+from compliance.privacy.ledger_state import Charge
 from compliance.roster import EntryRef
 from compliance.study import SHA256
 from compliance.training_spec import Frozen
 from compliance.validation import load_model
-from strategies.wire import Reply, Request
+from strategies.wire import Reply
 
 Vector = npt.NDArray[np.float32]
 _ATTEMPTS_AT_MOST = 2  # the first, and one more if a crash left no committed bytes
@@ -42,20 +43,15 @@ class Committed(Frozen):
     commit: EntryRef
 
 
-def handle(site: Site, request: Request) -> Reply:
-    """Answer a round with this site's update. Every refusal and failure is logged before it is raised."""
-    message = decode(RoundRequest, request.body, "round")
-    try:
-        case = site.joined_case(message.study)
-        base = _checked_base(case, message, request.array)
-        onward = _onward(case, message.recipients)
-        folder = site.home.study_folder(case.digest) / "rounds" / f"{message.round:03d}"
-        committed = _committed(site, case, message, folder, base)
-        update = _update_of(folder, committed)
-        return _send(site, case, message, committed, update, onward)
-    except ResidencyError as e:
-        site.record_refusal(e, message.study)
-        raise
+def contribute(site: Site, message: RoundRequest, array: Vector | None) -> Reply:
+    """This site's update of a round; `array` is the global model beside the message. Failures are logged here."""
+    case = site.joined_case(message.study)
+    base = _checked_base(case, message, array)
+    onward = _onward(case, message.recipients)
+    folder = site.home.study_folder(case.digest) / "rounds" / f"{message.round:03d}"
+    committed = _committed(site, case, message, folder, base)
+    update = _update_of(folder, committed)
+    return _send(site, case, message, committed, update, onward)
 
 
 def _checked_base(case: Case, message: RoundRequest, base: Vector | None) -> Vector:
@@ -99,16 +95,7 @@ def _committed(site: Site, case: Case, message: RoundRequest, folder: Path, base
     file = folder / "committed.json"
     if file.exists():
         found = load_model(Committed, parse_canonical(read_bytes(file, "commit"), str(file)), "RSD-1210", str(file))
-        if found.base_sha256 != message.base_sha256:
-            raise Refused(
-                "RSD-1217",
-                "this round was trained from another global model",
-                rule="one update for one round: the same bytes or none",
-                found=message.base_sha256[:12],
-                limit=found.base_sha256[:12],
-                next="resume the run from the snapshot of the round before",
-            )
-        return found
+        return _for_base(found, message)
     if (folder / "failed.json").exists():
         raise RunFailed(
             "RSD-1218",
@@ -124,6 +111,8 @@ def _committed(site: Site, case: Case, message: RoundRequest, folder: Path, base
 
 def _attempt(site: Site, case: Case, message: RoundRequest, folder: Path, base: Vector) -> Committed:
     charges = [c for c in site.ledger.charges(case.digest) if c.round == message.round]
+    for paid in charges:  # a crash may have come between a charge and its entry: an auditor sees every charge
+        _record_charge(site, paid, folder)
     attempt = max((c.attempt for c in charges), default=0) + 1
     if attempt > _ATTEMPTS_AT_MOST:
         raise RunFailed(
@@ -134,52 +123,75 @@ def _attempt(site: Site, case: Case, message: RoundRequest, folder: Path, base: 
             limit=_ATTEMPTS_AT_MOST,
             next="find out why the worker dies (memory, disk) before the next run",
         )
-    event = case.event(1)
-    paid = site.ledger.charge(case.dataset.source, case.digest, message.round, attempt, event)
-    body = {
-        "source": paid.source,
-        "round": message.round,
-        "attempt": attempt,
-        "event": event.model_dump(mode="json"),
-        "seq": paid.seq,
-        "head": paid.head,
-        "base_sha256": message.base_sha256,
-    }
-    charge = site.record("charge", body, case.digest)
-    write_durably(folder / f"attempt-{attempt}.json", canonical(charge.model_dump(mode="json")))
+    write_durably(_base_file(folder, attempt), message.base_sha256.encode("ascii"))
+    paid = site.ledger.charge(case.dataset.source, case.digest, message.round, attempt, case.event(1))
+    _record_charge(site, paid, folder)
     try:
         cache = site.home.study_folder(case.digest) / "cache"
         update, conformance = site.workbench.train(case, cache, message.round, attempt, base)
     except ResidencyError as e:
         body = {**e.as_json(), "round": message.round, "attempt": attempt}
-        site.record("failure", body, case.digest)
         if e.code != _CRASHED:
-            write_durably(folder / "failed.json", canonical(body))
+            write_durably(folder / "failed.json", canonical(body))  # first: a log that is full must not allow a re-draw
+        site.record("failure", body, case.digest)
         raise
     write_durably(folder / f"conformance-{attempt}.json", canonical(conformance))
     write_durably(folder / f"update-{attempt}.f32", update.astype("<f4").tobytes(), private=True)
-    return _commit(site, case, message, folder, attempt)
+    return _commit(site, case, message.round, folder, attempt, message.base_sha256)
+
+
+def _base_file(folder: Path, attempt: int) -> Path:
+    """Where the digest of the global model stands that an attempt trains from."""
+    return folder / f"base-{attempt}.sha256"
+
+
+def _record_charge(site: Site, paid: Charge, folder: Path) -> None:
+    """Log a charge of the ledger, once, and keep the entry's place beside the attempt."""
+    body = {
+        "source": paid.source,
+        "round": paid.round,
+        "attempt": paid.attempt,
+        "event": paid.event.model_dump(mode="json"),
+        "seq": paid.seq,
+        "head": paid.head,
+        "base_sha256": read_bytes(_base_file(folder, paid.attempt), "the attempt's base").decode("ascii"),
+    }
+    entry = _logged(site, "charge", body, paid.study) or site.record("charge", body, paid.study)
+    write_durably(folder / f"attempt-{paid.attempt}.json", canonical(entry.model_dump(mode="json")))
 
 
 def _recover(site: Site, case: Case, message: RoundRequest, folder: Path) -> Committed | None:
     """After a crash between the update's bytes and its commit: the bytes are whole, so they are the commit."""
     for attempt in range(_ATTEMPTS_AT_MOST, 0, -1):
         if (folder / f"update-{attempt}.f32").exists():
-            return _commit(site, case, message, folder, attempt)
+            base = read_bytes(_base_file(folder, attempt), "the attempt's base").decode("ascii")
+            return _for_base(_commit(site, case, message.round, folder, attempt, base), message)
     return None
 
 
-def _commit(site: Site, case: Case, message: RoundRequest, folder: Path, attempt: int) -> Committed:
+def _for_base(committed: Committed, message: RoundRequest) -> Committed:
+    """The commit, if it was trained from the global model that the round announces. Raises Refused RSD-1217."""
+    if committed.base_sha256 != message.base_sha256:
+        raise Refused(
+            "RSD-1217",
+            "this round was trained from another global model",
+            rule="one update for one round: the same bytes or none",
+            found=message.base_sha256[:12],
+            limit=committed.base_sha256[:12],
+            next="resume the run from the snapshot of the round before",
+        )
+    return committed
+
+
+def _commit(site: Site, case: Case, round_: int, folder: Path, attempt: int, base: str) -> Committed:
     digest = sha256_hex(read_bytes(folder / f"update-{attempt}.f32", "update"))
     file = folder / f"conformance-{attempt}.json"
     conformance = parse_canonical(read_bytes(file, "conformance"), str(file))
-    body = {"round": message.round, "attempt": attempt, "update_sha256": digest, "conformance": conformance}
+    body = {"round": round_, "attempt": attempt, "update_sha256": digest, "conformance": conformance}
     commit = _logged(site, "commit", body, case.digest) or site.record("commit", body, case.digest)
     file = folder / f"attempt-{attempt}.json"
     charge = load_model(EntryRef, parse_canonical(read_bytes(file, "charge"), str(file)), "RSD-1210", str(file))
-    committed = Committed(
-        attempt=attempt, base_sha256=message.base_sha256, update_sha256=digest, charge=charge, commit=commit
-    )
+    committed = Committed(attempt=attempt, base_sha256=base, update_sha256=digest, charge=charge, commit=commit)
     write_durably(folder / "committed.json", canonical(committed.model_dump(mode="json")))
     return committed
 

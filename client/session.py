@@ -5,7 +5,6 @@ A refusal is logged here before it is answered, and reaches the operator as a co
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from client import contribution, witnessing
@@ -26,13 +25,15 @@ from compliance.messages import (
     JoinReply,
     JoinRequest,
     PeerDecision,
+    RoundRequest,
+    WitnessRequest,
     decode,
     encode,
     refuse_unknown,
 )
 from compliance.roster import EntryRef
 from compliance.software import BUNDLE_SHA256
-from strategies.wire import Reply, Request
+from strategies.wire import Reply, Request, Vector
 
 # What a site sends besides updates: decided once at the join, for the whole study.
 STANDING: tuple[Artifact, ...] = ("answer", "roster", "log_checkpoint")
@@ -46,36 +47,62 @@ def approved_bundles() -> frozenset[str]:
 def handle(home: Path, request: Request, node_id: int) -> Reply:
     """Answer one message. Raises a ResidencyError for every refusal, after logging it."""
     del node_id  # the transport has authenticated the connection; nothing is decided by a number
-    site = open_site(home)
-    handlers: dict[str, Callable[[Site, Request], Reply]] = {
-        "join": join,
-        "round": contribution.handle,
-        "witness": witnessing.handle,
-        "close": close,
-    }
-    if request.kind not in handlers:
-        raise refuse_unknown(request.kind)
-    return handlers[request.kind](site, request)
+    return answer(open_site(home), request)
 
 
-def join(site: Site, request: Request) -> Reply:
-    """Judge the study whole, reserve its budget, prepare the worker, and log each step before answering."""
-    message = decode(JoinRequest, request.body, "join")
-    data = message.study.encode("utf-8")
-    digest = parse_envelope(data, "study").digest
+def answer(site: Site, request: Request) -> Reply:
+    """`handle` for an open site. A message that is malformed, or of no known kind, is refused and logged as well."""
+    study = ""
     try:
-        case = open_case(site.home, data, "the proposed study")
-        approval = check_answers(case, message.answers)
-        site.record("study", {"name": case.study.name}, digest)
-        for text in message.answers:
-            _record_own_answer(site, text, digest)
-        decisions = decide_all(site, case)
-        reservation = reserve(site, case)
-        site.record("reservation", reservation, digest)
-        prepared = site.workbench.prepare(case, site.home.study_folder(digest) / "cache")
+        message = _read(request)
+        study = _digest(message.study) if isinstance(message, JoinRequest) else message.study
+        return _answered(site, message, request.array)
     except ResidencyError as e:
-        site.record_refusal(e, digest)
+        site.record_refusal(e, study)
         raise
+
+
+def _read(request: Request) -> JoinRequest | RoundRequest | WitnessRequest | CloseRequest:
+    if request.kind == "join":
+        return decode(JoinRequest, request.body, "join")
+    if request.kind == "round":
+        return decode(RoundRequest, request.body, "round")
+    if request.kind == "witness":
+        return decode(WitnessRequest, request.body, "witness")
+    if request.kind == "close":
+        return decode(CloseRequest, request.body, "close")
+    raise refuse_unknown(request.kind)
+
+
+def _digest(study: str) -> str:
+    return parse_envelope(study.encode("utf-8"), "study").digest
+
+
+def _answered(
+    site: Site, message: JoinRequest | RoundRequest | WitnessRequest | CloseRequest, array: Vector | None
+) -> Reply:
+    if isinstance(message, JoinRequest):
+        return join(site, message)
+    if isinstance(message, RoundRequest):
+        return contribution.contribute(site, message, array)
+    if isinstance(message, WitnessRequest):
+        return witnessing.witness(site, message)
+    return close(site, message)
+
+
+def join(site: Site, message: JoinRequest) -> Reply:
+    """Judge the study whole, reserve its budget, prepare the worker, and log each step before answering."""
+    data = message.study.encode("utf-8")
+    case = open_case(site.home, data, "the proposed study")
+    digest = case.digest
+    approval = check_answers(case, message.answers)
+    site.record("study", {"name": case.study.name}, digest)
+    for text in message.answers:
+        _record_own_answer(site, text, digest)
+    decisions = decide_all(site, case)
+    reservation = reserve(site, case)
+    site.record("reservation", reservation, digest)
+    prepared = site.workbench.prepare(case, site.home.study_folder(digest) / "cache")
     write_durably(site.home.study_folder(digest) / "study.json", data)
     body = {"run": message.run, "approval_policy": approval.policy, "device": prepared.device}
     site.record("join", body, digest)
@@ -123,12 +150,11 @@ def peer_decision(peer: str, artifact: str, decision: Decision, entry: EntryRef)
     )
 
 
-def close(site: Site, request: Request) -> Reply:
+def close(site: Site, message: CloseRequest) -> Reply:
     """The run is over: free what was reserved and not spent, and hand out the evidence of this study.
 
     Asked twice, it closes once; the second answer's evidence then stands under a checkpoint that others cosigned.
     """
-    message = decode(CloseRequest, request.body, "close")
     case = site.joined_case(message.study)
     body = {"rounds": len(message.rosters), "rosters": list(message.rosters)}
     closed = [e.index for e in site.log.entries(0, study=case.digest, kind="close") if e.body == body]

@@ -11,19 +11,22 @@ from compliance.errors import Refused, ResidencyError
 from compliance.files import read_bytes
 from compliance.identity import countersign, parse_envelope
 from compliance.log import checkpoint
-from compliance.messages import CheckpointOffer, CosignedLine, WitnessReply, WitnessRequest, decode, encode
+from compliance.messages import CheckpointOffer, CosignedLine, WitnessReply, WitnessRequest, encode
 from compliance.roster import SCHEMA, Roster
 from compliance.validation import load_model
-from strategies.wire import Reply, Request
+from strategies.wire import Reply
 
 
-def handle(site: Site, request: Request) -> Reply:
-    """Answer with a countersigned roster and cosignatures; what is wrong is refused one by one, with the reason."""
-    message = decode(WitnessRequest, request.body, "witness")
+def witness(site: Site, message: WitnessRequest) -> Reply:
+    """A countersigned roster and cosignatures; what is wrong is refused one by one, logged, with the reason."""
     case = site.joined_case(message.study)
-    for line in message.cosigned:
-        keep(site, line)
     refused: list[str] = []
+    for line in message.cosigned:
+        try:
+            keep(site, line)
+        except ResidencyError as e:
+            site.record_refusal(e, case.digest)
+            refused.append(f"cosignature by {line.witness}: {e}"[:1000])
     given: list[CosignedLine] = []
     for offer in message.offers:
         try:
@@ -75,8 +78,7 @@ def cosign(site: Site, offer: CheckpointOffer, study: str) -> CosignedLine:
     key = trust.log_key(owner).key()
     last = site.witness.last(offer.origin)
     old_size = last[0] if last else 0
-    proof = [bytes.fromhex(h) for h in offer.proofs.get(str(old_size), ())]
-    done = site.witness.cosign(offer.note, key, old_size, proof, origin=offer.origin)
+    done = site.witness.cosign(offer.note, key, old_size, offer.proof(old_size), origin=offer.origin)
     signed = checkpoint.open_signed(offer.note, key, offer.origin).checkpoint
     site.record("cosign", {"origin": offer.origin, "size": signed.size, "root": signed.root.hex()}, study)
     return CosignedLine(origin=offer.origin, size=done.size, witness=site.witness.name, line=done.line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
@@ -30,7 +30,13 @@ class CheckpointOffer(Frozen):
 
     origin: str
     note: str = Field(max_length=20_000)
-    proofs: dict[str, tuple[str, ...]] = Field(description="old size -> consistency proof to this checkpoint")
+    proofs: dict[str, tuple[Annotated[str, Field(pattern=SHA256)], ...]] = Field(
+        description="old size -> consistency proof to this checkpoint"
+    )
+
+    def proof(self, old_size: int) -> list[bytes]:
+        """The consistency proof from `old_size`, empty if none was sent."""
+        return [bytes.fromhex(h) for h in self.proofs.get(str(old_size), ())]
 
 
 class CosignedLine(Frozen):

@@ -107,7 +107,7 @@ def one_more_study(crew: Crew, folders: Folders, terms: Terms) -> Stopped:
     """After the run the ledger cannot pay for the same study again."""
     second = replace(terms, name="thyroid-again")
     signed = governance.sign_study(crew, folders, second, folders.out / "study-again.json")
-    outcome = crew.run("agent", "ledger", "plan", signed, "--home", folders.home(LEDGER_SITE), "--json")
+    outcome = crew.run("study", "check", signed, "--home", folders.home(LEDGER_SITE), "--json")
     error = _insist(outcome, 4, "RSD-4101")["error"]
     detail = f"{error.get('limit', '')}, {error.get('found', '')}"
     return Stopped("one more study than the ledger can pay", LEDGER_SITE, "RSD-4101", detail, outcome.seconds)

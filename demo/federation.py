@@ -13,7 +13,7 @@ from typing import Any, Final
 from demo.cast import SITES, Folders
 from demo.crew import Crew, Outcome, Service
 
-RUN_LIMIT_S: Final = 240.0
+RUN_LIMIT_S: Final = 1800.0
 POLL_S: Final = 0.2
 
 

@@ -1,17 +1,21 @@
 """Peak memory of the demo: the proportional shares (PSS) of its processes, added up: a shared page counts once.
 
+Reading PSS walks page tables in the kernel, so a sample that was slow makes the next one wait.
+
 Where the system has no PSS (macOS) the unshared pages (USS) are added, which is a lower figure, and `kind` says so.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from types import TracebackType
 from typing import Final
 
 import psutil
 
 INTERVAL_S: Final = 1.0
+SHARE: Final = 0.02  # of one core, at most, goes into sampling
 _MIB: Final = 1024 * 1024
 
 
@@ -35,8 +39,11 @@ class MemoryWatch:
         self._sample()
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._interval_s):
+        wait_s = self._interval_s
+        while not self._stop.wait(wait_s):
+            started = time.monotonic()
             self._sample()
+            wait_s = max(self._interval_s, (time.monotonic() - started) / SHARE)
 
     def _sample(self) -> None:
         me = psutil.Process()

@@ -39,9 +39,9 @@ class Recipe:
     feature_norm_milli: int = 3_000
     rank: int = 4
     layers: int = 1
-    scale_milli: int = 500
-    targets: tuple[str, ...] = ("attention.self.value",)
-    init_seed: int = 7
+    scale_milli: int = 250
+    targets: tuple[str, ...] = ("attention.self.value", "output.dense")
+    init_seed: int = 1
     adapters: bool = True
 
     def batch(self, records: int) -> int:

@@ -48,7 +48,6 @@ def start(home: Path, host: str, private_port: int, as_json: bool) -> None:
 
 def _serve(home: Path, host: str, private_port: int) -> None:
     from compliance.tls import tls_files  # noqa: PLC0415
-
     from compliance.trust.root import load_anchor  # noqa: PLC0415
     from server.launcher import ServerConfig, prepare, serve  # noqa: PLC0415 - loads Flower
     from server.nodes import remember_node  # noqa: PLC0415

@@ -8,7 +8,7 @@ from pathlib import Path
 from compliance.canonical import Json, canonical
 from compliance.clock import now
 from compliance.errors import ResidencyError, RunFailed
-from compliance.identity import Signer, load_signer
+from compliance.identity import Signer, load_signer, parse_envelope
 from compliance.log.evidence import build_evidence
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
@@ -109,17 +109,19 @@ def join(r: Run) -> dict[str, JoinReply]:
     asked = {s.name: request for s in r.study.sites if s.name in r.nodes}
     for site, answer in r.ask(asked, JOIN_LIMIT_S).items():
         try:
-            joined[site] = _joined(r, answer, joined)
+            joined[site] = _joined(r, site, answer, joined)
         except ResidencyError as e:
             r.absent[site] = e
             r.folder.event("absent", site=site, error=e.as_json())
     return joined
 
 
-def _joined(r: Run, answer: Reply | ResidencyError, others: dict[str, JoinReply]) -> JoinReply:
+def _joined(r: Run, site: str, answer: Reply | ResidencyError, others: dict[str, JoinReply]) -> JoinReply:
     if isinstance(answer, ResidencyError):
         raise answer
-    reply = decode(JoinReply, answer.body, "join reply")
+    reply = decode(JoinReply, answer.body, f"join reply of {site}")
+    if reply.site != site:
+        raise RunFailed("RSD-8202", f"the reply of {site} is not of that site", found=reply.site, limit=site)
     first = next(iter(others.values()), None)
     if first is not None and reply.layout != first.layout:
         raise RunFailed(
@@ -130,7 +132,7 @@ def _joined(r: Run, answer: Reply | ResidencyError, others: dict[str, JoinReply]
             limit=f"{len(first.layout)} arrays",
             next="compare the model folders and the installed versions",
         )
-    r.desk.show(reply.offer)
+    r.desk.show(site, reply.offer)
     return reply
 
 
@@ -168,38 +170,55 @@ def witness(r: Run, members: tuple[str, ...], roster: bytes | None) -> None:
         )
         for site in members
     }
-    rosters: list[bytes] = []
+    rosters: dict[str, bytes] = {}
     for site, answer in r.ask(requests, SHORT_LIMIT_S).items():
-        if isinstance(answer, ResidencyError):
-            r.folder.event("unwitnessed", site=site, error=answer.as_json())
+        try:
+            reply = decode(WitnessReply, body_of(answer), f"witness reply of {site}")
+            if reply.roster is not None:
+                parse_envelope(reply.roster.encode("utf-8"), f"roster countersigned by {site}")
+        except ResidencyError as e:
+            r.folder.event("unwitnessed", site=site, error=e.as_json())
             continue
-        reply = decode(WitnessReply, answer.body, "witness reply")
-        for line in reply.cosigned:
-            r.desk.take(line)
+        for error in (*(r.desk.try_take(site, line) for line in reply.cosigned), r.desk.try_show(site, reply.offer)):
+            if error is not None:
+                r.folder.event("unwitnessed", site=site, error=error.as_json())
         for refused in reply.refused:
             r.folder.event("unwitnessed", site=site, reason=refused)
         if reply.roster is not None:
-            rosters.append(reply.roster.encode("utf-8"))
-        r.desk.try_show(reply.offer)
+            rosters[site] = reply.roster.encode("utf-8")
     if roster is not None:
-        r.folder.write_roster(round_of(roster), merge_signatures(roster, rosters))
+        r.folder.write_roster(round_of(roster), merge_signatures(r.anchor, roster, rosters))
+
+
+def body_of(answer: Reply | ResidencyError) -> bytes:
+    """The body of an answer, or the error that stands for it is raised."""
+    if isinstance(answer, ResidencyError):
+        raise answer
+    return answer.body
 
 
 def close(r: Run, members: tuple[str, ...], rosters: tuple[str, ...]) -> None:
-    """Close at every member, have the last checkpoints cosigned, and collect the evidence of all logs."""
-    request = Request("close", encode(CloseRequest(schema="residency.close/1", study=r.digest, rosters=rosters)))
+    """Close at every site that joined, have the last checkpoints cosigned, and collect the evidence of all logs."""
     r.record("close", {"rounds": len(rosters), "rosters": list(rosters)})
-    for answer in r.ask(dict.fromkeys(members, request), SHORT_LIMIT_S).values():
-        if isinstance(answer, Reply):
-            r.desk.try_show(decode(CloseReply, answer.body, "close reply").offer)
+    for site, reply in close_at(r, (*members, *r.left_out), rosters).items():
+        r.desk.try_show(site, reply.offer)
     witness(r, members, None)  # the members cosign the closed logs
     witness(r, members, None)  # and get their own cosignatures back
-    for site, answer in r.ask(dict.fromkeys(members, request), SHORT_LIMIT_S).items():
-        if isinstance(answer, ResidencyError):
-            r.folder.event("no_evidence", site=site, error=answer.as_json())
-            continue
-        r.folder.write_evidence(site, decode(CloseReply, answer.body, "close reply").evidence)
+    for site, reply in close_at(r, members, rosters).items():
+        r.folder.write_evidence(site, reply.evidence)
     r.folder.write_evidence(r.anchor.trust.operator.name, own_evidence(r))
+
+
+def close_at(r: Run, sites: tuple[str, ...], rosters: tuple[str, ...]) -> dict[str, CloseReply]:
+    """Close the study at `sites`, so that what they held and did not spend is free; the replies of those who did."""
+    request = Request("close", encode(CloseRequest(schema="residency.close/1", study=r.digest, rosters=rosters)))
+    closed: dict[str, CloseReply] = {}
+    for site, answer in r.ask(dict.fromkeys(sites, request), SHORT_LIMIT_S).items():
+        try:
+            closed[site] = decode(CloseReply, body_of(answer), f"close reply of {site}")
+        except ResidencyError as e:
+            r.folder.event("no_evidence", site=site, error=e.as_json())
+    return closed
 
 
 def own_evidence(r: Run) -> str:

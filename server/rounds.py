@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from compliance.canonical import parse_canonical, sha256_hex
-from compliance.clock import now, rfc3339
+from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import PeerUnreachable, Refused, ResidencyError, RunFailed
 from compliance.identity import Envelope, parse_envelope, seal
 from compliance.messages import LayoutEntry, RoundReply, RoundRequest, decode, encode
 from compliance.roster import EntryRef, Reason, Roster, RosterRow
 from compliance.study import Aggregation
+from compliance.trust.root import Anchor
 from strategies.fedadam import AdamRates, FedAdam
 from strategies.fedavg import Accumulator, FedAvg, ServerRule
 from strategies.wire import Reply, Request
@@ -117,12 +118,14 @@ class Rounds:
 
     def _row(self, site: str, answer: Reply | ResidencyError, total: Accumulator) -> RosterRow:
         jurisdiction = next(s.jurisdiction for s in self._run.study.sites if s.name == site)
+        if isinstance(answer, ResidencyError):
+            return _without(site, jurisdiction, answer)
         try:
             reply, update = _contribution(site, answer)
             total.add(site, update)
-        except ResidencyError as e:
-            return _without(site, jurisdiction, e)
-        self._run.desk.try_show(reply.offer)
+        except ResidencyError as e:  # the site answered, and its answer is rejected here
+            return RosterRow(site=site, jurisdiction=jurisdiction, outcome="failed", reason=reason_of(e))
+        self._run.desk.try_show(site, reply.offer)
         return RosterRow(
             site=site,
             jurisdiction=jurisdiction,
@@ -171,9 +174,7 @@ def _without(site: str, jurisdiction: str, error: ResidencyError) -> RosterRow:
     return RosterRow(site=site, jurisdiction=jurisdiction, outcome=outcome, reason=reason_of(error))
 
 
-def _contribution(site: str, answer: Reply | ResidencyError) -> tuple[RoundReply, Vector]:
-    if isinstance(answer, ResidencyError):
-        raise answer
+def _contribution(site: str, answer: Reply) -> tuple[RoundReply, Vector]:
     reply = decode(RoundReply, answer.body, f"the reply of {site}")
     if answer.array is None or reply.site != site:
         raise RunFailed("RSD-8202", f"the reply of {site} holds no update of that site", found=reply.site, limit=site)
@@ -195,14 +196,16 @@ def reason_of(error: ResidencyError) -> Reason:
     return Reason(code=error.code, rule=error.rule, message=error.message[:2000])
 
 
-def merge_signatures(roster: bytes, signed: list[bytes]) -> bytes:
-    """The roster with the countersignatures of all replies that left the statement as it was."""
+def merge_signatures(anchor: Anchor, roster: bytes, signed: dict[str, bytes]) -> bytes:
+    """The roster with what each site added for itself: valid signatures by its own agent keys, and nothing else."""
     first = parse_envelope(roster, "roster")
+    at = parse_time(str(parse_canonical(first.payload, "roster")["at"]))
     signatures = dict(first.signatures)
-    for data in signed:
-        other = parse_envelope(data, "countersigned roster")
+    for site, data in signed.items():
+        other = parse_envelope(data, f"roster countersigned by {site}")
         if (other.payload_type, other.payload) == (first.payload_type, first.payload):
-            signatures.update(dict(other.signatures))
+            own = {k.keyid for k in anchor.signers(other, "agent", site, at)}
+            signatures.update({keyid: value for keyid, value in other.signatures if keyid in own})
     return Envelope(first.payload_type, first.payload, tuple(sorted(signatures.items()))).encode()
 
 

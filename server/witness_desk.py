@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from compliance.errors import ResidencyError
+from compliance.errors import Refused, ResidencyError
 from compliance.log import checkpoint
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
@@ -23,17 +23,21 @@ class WitnessDesk:
         self._lines: dict[tuple[str, int], dict[str, str]] = {}
         self._offered: list[int] = []
 
-    def show(self, offer: CheckpointOffer) -> None:
-        """Take a site's newest checkpoint, and cosign it as the operator."""
-        self._offers[offer.origin] = offer
+    def show(self, site: str, offer: CheckpointOffer) -> None:
+        """Take the newest checkpoint of `site`, and cosign it as the operator; only then is it shown to others.
+
+        Raises Refused RSD-8220 for the checkpoint of another log, CheckFailed RSD-5xxx for one that does not continue.
+        """
         trust = self._anchor.trust
-        owner = next(s.name for s in trust.sites if trust.log_origin(s.name) == offer.origin)
-        key = trust.log_key(owner).key()
+        if offer.origin != trust.log_origin(site):
+            raise _not_its_own(site, "a checkpoint of another log", offer.origin, trust.log_origin(site))
+        key = trust.log_key(site).key()
         last = self._witness.last(offer.origin)
         old = last[0] if last else 0
-        proof = [bytes.fromhex(h) for h in offer.proofs.get(str(old), ())]
+        proof = offer.proof(old)
         done = self._witness.cosign(offer.note, key, old, proof, origin=offer.origin)
-        self.take(CosignedLine(origin=offer.origin, size=done.size, witness=self._witness.name, line=done.line))
+        self._offers[offer.origin] = offer
+        self._keep(CosignedLine(origin=offer.origin, size=done.size, witness=self._witness.name, line=done.line))
 
     def offers_for(self, site: str) -> tuple[CheckpointOffer, ...]:
         """The checkpoints that `site` is asked to cosign: all but its own, the operator's included."""
@@ -48,8 +52,17 @@ class WitnessDesk:
         proofs = {str(s): tuple(h.hex() for h in self._log.consistency_proof(s, size)) for s in earlier}
         return CheckpointOffer(origin=self._log.origin, note=self._log.checkpoint(size), proofs=proofs)
 
-    def take(self, line: CosignedLine) -> None:
-        """Keep a cosignature; one on the operator's own log goes into that log's store."""
+    def take(self, site: str, line: CosignedLine) -> None:
+        """Keep a cosignature that `site` gave; one on the operator's own log is verified and goes into its store.
+
+        Raises Refused RSD-8220 for a line under another witness's name, CheckFailed RSD-5xxx if it does not verify.
+        """
+        name = self._anchor.trust.witness_name(site)
+        if line.witness != name:
+            raise _not_its_own(site, "a cosignature under another name", line.witness, name)
+        self._keep(line)
+
+    def _keep(self, line: CosignedLine) -> None:
         if line.origin == self._log.origin:
             self._log.add_cosignature(line.size, line.line, self.witness_keys())
         else:
@@ -70,10 +83,29 @@ class WitnessDesk:
             for name, line in sorted(self._lines.pop(key).items())
         )
 
-    def try_show(self, offer: CheckpointOffer) -> ResidencyError | None:
+    def try_show(self, site: str, offer: CheckpointOffer) -> ResidencyError | None:
         """`show`, with the refusal returned: one site's broken log must not end the others' run."""
         try:
-            self.show(offer)
+            self.show(site, offer)
         except ResidencyError as e:
             return e
         return None
+
+    def try_take(self, site: str, line: CosignedLine) -> ResidencyError | None:
+        """`take`, with the refusal returned."""
+        try:
+            self.take(site, line)
+        except ResidencyError as e:
+            return e
+        return None
+
+
+def _not_its_own(site: str, what: str, found: str, limit: str) -> Refused:
+    return Refused(
+        "RSD-8220",
+        f"site {site} sent {what}",
+        rule="a site speaks for its own log and under its own name",
+        found=found[:200],
+        limit=limit,
+        next="tell the site's engineer; the run goes on without it",
+    )

@@ -133,7 +133,14 @@ class Consortium:
 
     def advice(self, site: str, digest: str, **changes: Any) -> bytes:
         """The DPO's signed advice on a study."""
-        record = {"schema": ADVICE, "subject": "study", "digest": digest, "site": site, "at": day(0), "favourable": True}
+        record = {
+            "schema": ADVICE,
+            "subject": "study",
+            "digest": digest,
+            "site": site,
+            "at": day(0),
+            "favourable": True,
+        }
         return seal({**record, "text": "Proportionate.", **changes}, self.dpos[site]).encode()
 
     def approval(self, site: str, digest: str, advice: bytes, **changes: Any) -> bytes:
@@ -203,7 +210,8 @@ class Signed:
 def study_json(model: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Two rounds of two steps at every site; epsilon 8 is claimed, less is spent."""
     documents = [
-        {"title": f"Invented {p['id']}", "sha256": sha256_hex(p["id"].encode()), "expires": day(200), **p} for p in PAPERS
+        {"title": f"Invented {p['id']}", "sha256": sha256_hex(p["id"].encode()), "expires": day(200), **p}
+        for p in PAPERS
     ]
     sites = [
         {

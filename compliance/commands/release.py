@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from compliance.canonical import Json
 from compliance.cli import Result, command, table
 from compliance.clock import now, parse_time
 from compliance.errors import NoTrustAnchor
@@ -77,19 +78,7 @@ def show(bundle: Path) -> Result:
     Example: residency release show bundle
     """
     contents = Contents(read_folder(bundle))
-    study, spent = contents.study, {s.site: s for s in contents.claims.sites}
-    sites = []
-    for site in study.sites:
-        found = [row.outcome for r in contents.rosters if (row := r.roster.row(site.name)) is not None]
-        claim = spent.get(site.name)
-        sites.append(
-            {
-                "name": site.name,
-                "jurisdiction": site.jurisdiction,
-                "contributed": found.count("contributed"),
-                "epsilon_milli": claim.epsilon_milli if claim else None,
-            }
-        )
+    study, sites = contents.study, _sites(contents)
     fields = {
         "study": contents.study_digest,
         "name": study.name,
@@ -100,13 +89,24 @@ def show(bundle: Path) -> Result:
         "sites": sites,
     }
     rows = [(s["name"], s["jurisdiction"], s["contributed"], _eps(s["epsilon_milli"])) for s in sites]
-    head = [f"{study.name} ({contents.study_digest[:16]}), run {contents.manifest.run}, {len(contents.rosters)} rounds"]
-    lines = [
-        *head,
-        *table(("site", "jurisdiction", "rounds contributed", "eps"), rows),
-        "not verified: residency verify",
-    ]
-    return Result(fields=fields, lines=lines)
+    head = f"{study.name} ({contents.study_digest[:16]}), run {contents.manifest.run}, {len(contents.rosters)} rounds"
+    shown = table(("site", "jurisdiction", "rounds contributed", "eps"), rows)
+    return Result(fields=fields, lines=[head, *shown, "not verified: residency verify"])
+
+
+def _sites(contents: Contents) -> list[dict[str, Json]]:
+    spent = {s.site: s.epsilon_milli for s in contents.claims.sites}
+    out: list[dict[str, Json]] = []
+    for site in contents.study.sites:
+        rows = [row for r in contents.rosters if (row := r.roster.row(site.name)) is not None]
+        shown = {
+            "name": site.name,
+            "jurisdiction": site.jurisdiction,
+            "contributed": sum(row.outcome == "contributed" for row in rows),
+            "epsilon_milli": spent.get(site.name),
+        }
+        out.append(shown)
+    return out
 
 
 def _eps(milli: object) -> str:

@@ -144,7 +144,7 @@ def denials(contents: Contents, context: Context) -> Found:
 
 def _last_denials(contents: Contents) -> dict[str, str]:
     """Site -> entry, for each site to which the last decision of any log on the aggregate is a denial."""
-    out = {}
+    out: dict[str, str] = {}
     for member, log in contents.logs.items():
         last: dict[str, tuple[Entry, bodies.LoggedDecision]] = {}
         for entry, logged in contents.decisions(member):

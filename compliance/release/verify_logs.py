@@ -112,24 +112,26 @@ def check_key_period(trust: Trust, log: Logged) -> None:
 
 def _check_noted_by_peers(log: Logged, all_logs: dict[str, Logged]) -> None:
     """What others logged as cosigned must be a prefix of this log: so a re-made cosignature does not help."""
-    hashes = log.evidence.hashes()
-    for peer in all_logs.values():
-        for entry in peer.entries.values():
-            if entry.kind != "cosign":
-                continue
-            seen = bodies.read_body(bodies.CosignBody, entry, peer.where(entry))
-            if seen.origin != log.evidence.origin or seen.size > len(hashes):
-                continue  # a bundle may honestly end before a later checkpoint
-            root = merkle.prefix_roots(hashes, [seen.size])[seen.size].hex()
-            if root != seen.root:
-                raise _false(
-                    "RSD-9007",
-                    f"entries 0 to {seen.size - 1} of log {seen.origin} are not those that {peer.member} cosigned "
-                    f"({peer.where(entry)})",
-                    rule="a log only grows; what was cosigned stays",
-                    found=root,
-                    limit=seen.root,
-                )
+    noted = [
+        (peer, entry, seen)
+        for peer in all_logs.values()
+        for entry in peer.entries.values()
+        if entry.kind == "cosign"
+        and (seen := bodies.read_body(bodies.CosignBody, entry, peer.where(entry))).origin == log.evidence.origin
+    ]
+    # A bundle may honestly end before a later checkpoint: `prefix_roots` leaves out what lies beyond the tree.
+    roots = merkle.prefix_roots(log.evidence.hashes(), [seen.size for *_, seen in noted])
+    for peer, entry, seen in sorted(noted, key=lambda n: n[2].size):
+        root = roots[seen.size].hex() if seen.size in roots else seen.root
+        if root != seen.root:
+            raise _false(
+                "RSD-9007",
+                f"entries 0 to {seen.size - 1} of log {seen.origin} are not those that {peer.member} cosigned "
+                f"({peer.where(entry)})",
+                rule="a log only grows; what was cosigned stays",
+                found=root,
+                limit=seen.root,
+            )
 
 
 def resolve(contents: Contents, trust: Trust, ref: EntryRef, where: str) -> Logged:

@@ -108,7 +108,7 @@ def order(contents: Contents, context: Context) -> Found:
 
 
 def _contribution(contents: Contents, trust: Trust, signed: SignedRoster, row: RosterRow) -> None:
-    log, round_ = contents.log(row.site), signed.roster.round
+    log = contents.log(row.site)
     where = f"{signed.path}, {row.site}"
     indices: dict[str, int] = {}
     for kind in ("charge", "commit", "decision", "transfer"):

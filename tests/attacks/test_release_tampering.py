@@ -49,11 +49,12 @@ def test_every_byte_of_the_manifest() -> None:
         assert exits(verify_bundle(files, anchor, AT)) == 1, at
 
 
-SIGNED = sorted(p for p in honest() if p.endswith(".json") and p.split("/")[0] in ("study.json", "answers", "rosters"))
+# One file of each kind: the others differ in their signers only, and sixteen places of each are tried below.
+SIGNED = ("study.json", "answers/site-a.advice.json", "answers/site-a.approval.json", "rosters/round-001.json")
 
 
 @pytest.mark.parametrize("path", SIGNED)
-def test_every_byte_of_every_signed_file(path: str) -> None:
+def test_every_byte_of_a_signed_file(path: str) -> None:
     """The manifest notices each byte; without it, by itself, the file's own signature or form does."""
     data = honest()[path]
     manifest = Contents(honest()).manifest

@@ -236,3 +236,13 @@ def test_what_a_step_saw_adds_up(folder):
     assert (seen.noisy - seen.clipped == np.arange(start.size)).all()
     assert seen.norms.size == 9
     assert (seen.norms * step.optimizer._lattice.gamma <= step.optimizer._lattice.sensitivity).all()
+
+
+def test_the_physical_batch_changes_nothing_but_memory(folder):
+    """A loss averaged over the physical batch, instead of summed, would show here."""
+    start = trained_start(build_top(tiny_model(folder), folder, 2).get_flat().size)
+    small, large = (
+        tiny_engine(folder).train(tiny_round(physical_batch=size, steps=1), start, SeededStream(5)).delta
+        for size in (1, 64)
+    )
+    assert np.abs(small - large).max() < 1e-4

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from compliance.errors import RunFailed
 from demo.crew import Crew, Outcome
 from demo.watchdog import MARK, end_all, marked
 
-SLEEPER = "import subprocess,sys,time; subprocess.Popen([sys.executable,'-c','import time; time.sleep(60)'], start_new_session=True); print('up', flush=True); time.sleep(60)"
+SLEEPER = (
+    "import subprocess, sys, time; "
+    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True); "
+    "print('up', flush=True); time.sleep(60)"
+)
 DEAF = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 
 
@@ -45,10 +50,15 @@ def test_leaving_ends_processes_in_sessions_of_their_own(tmp_path: Path) -> None
 
 def test_an_error_in_the_story_ends_processes(tmp_path: Path) -> None:
     crew = Crew(tmp_path)
-    with pytest.raises(ZeroDivisionError), crew:
-        _, out, _ = crew.start("sleeper", ["-c", SLEEPER])
-        wait_for(out, "up")
-        raise ZeroDivisionError
+
+    def story() -> None:
+        with crew:
+            _, out, _ = crew.start("sleeper", ["-c", SLEEPER])
+            wait_for(out, "up")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        story()
     assert wait_gone(crew.mark)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+
 from demo.cast import SITES
 from demo.data import CALIBRATION_ROWS, HOLDOUT_ROWS, Split, find_model, find_table, split_table
 

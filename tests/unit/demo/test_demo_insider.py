@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from compliance.canonical import parse_json
 from compliance.errors import CheckFailed, RunFailed
 from compliance.identity import Signer, new_signer, save_signer

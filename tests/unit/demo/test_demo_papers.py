@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+
 from compliance.clock import now, rfc3339
 from compliance.law.decide import Engine, builtin_packs
 from compliance.law.model import Decision, Document, Guarantees, Party, Transfer
@@ -41,7 +42,7 @@ def decide(artifact: Artifact, exporter: Party, recipient: Party) -> Decision:
             documents=DOCUMENTS,
             guarantees=guarantees,
             at=rfc3339(now()),
-        )  # fmt: skip
+        )
     )
 
 

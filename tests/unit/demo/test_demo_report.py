@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from demo.attacks import Stopped
 from demo.cast import SITES, Folders
 from demo.outcome import Arrow, Denial, Findings, SiteResult, arrows, denial

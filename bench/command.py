@@ -1,0 +1,115 @@
+"""`residency bench`: benchmarks as commands. Each prints JSON and measures what it says, nothing else."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compliance.cli import Result, command
+
+
+@click.group()
+def bench() -> None:
+    """Benchmarks that print JSON.
+
+    \b
+    Example: residency bench recipe --runs 3 --head-only
+    """
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": round(statistics.median(values), 4), "min": round(min(values), 4), "max": round(max(values), 4)}
+
+
+def _timed(repeats: int, work: Callable[[], object]) -> list[float]:
+    out = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        out.append(time.perf_counter() - start)
+    return out
+
+
+@bench.command()
+@click.option("--runs", type=int, default=3, show_default=True)
+@click.option("--head-only", is_flag=True, help="Without adapters.")
+@click.option("--pooled", is_flag=True, help="All rows in one place.")
+@click.option("--set", "changes", default="{}", help="JSON: fields of the setting to change.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Where the frozen layers' outputs are kept.")
+@command("residency.bench.recipe/1")
+def recipe(runs: int, head_only: bool, pooled: bool, changes: str, cache: Path | None) -> Result:
+    """Accuracy and AUC of the demo's recipe on its holdout, each run with fresh noise.
+
+    \b
+    Example: residency bench recipe --runs 3 --set '{"epsilon": 3.0}'
+    """
+    from bench.thyroid_recipe import measure  # noqa: PLC0415 - loads torch
+
+    where = cache or Path(tempfile.gettempdir()) / "residency-bench"
+    found: list[dict[str, Any]] = []
+    for record in measure(runs, json.loads(changes), where, head_only=head_only, pooled=pooled):
+        print(json.dumps(record), file=sys.stderr, flush=True)  # noqa: T201 - progress
+        found.append(record)
+    accuracy, auc = _spread([r["accuracy"] for r in found]), _spread([r["auc"] for r in found])
+    lines = [f"accuracy {accuracy}, AUC {auc} over {runs} runs"]
+    return Result({"accuracy": accuracy, "auc": auc, "runs": found}, lines)
+
+
+@bench.command()
+@command("residency.bench.log/1")
+def log() -> Result:
+    """Durable appends a second to a log, one by one and a hundred at once, on this disk.
+
+    \b
+    Example: residency bench log --json
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+
+    from compliance.log.store import Draft, LogStore  # noqa: PLC0415
+
+    body = {"round": 1, "attempt": 1, "update_sha256": "0" * 64}
+    with tempfile.TemporaryDirectory() as folder:
+        opened = LogStore.open(Path(folder) / "log.db", "bench.example/log", Ed25519PrivateKey.generate())
+        with opened as store:
+            one = _timed(50, lambda: store.append("commit", body))
+            many = _timed(10, lambda: store.append_many([Draft("commit", body)] * 100))
+    fields = {
+        "appends_per_s": _spread([1 / t for t in one]),
+        "appends_per_s_in_hundreds": _spread([100 / t for t in many]),
+    }
+    return Result(fields, [f"{name}: {value}" for name, value in fields.items()])
+
+
+@bench.command()
+@command("residency.bench.law/1")
+def law() -> Result:
+    """Decisions a second with both evaluators, one recipient, over the packs that come with the package.
+
+    \b
+    Example: residency bench law --json
+    """
+    from compliance.law.decide import Engine, builtin_packs  # noqa: PLC0415
+    from compliance.law.model import Party, Transfer  # noqa: PLC0415
+
+    packs = builtin_packs()
+    engine = Engine(packs, {name: pack.digest for name, pack in packs.items()})
+    transfer = Transfer(
+        artifact="aggregate",
+        exporter=Party(name="a", jurisdiction="DE"),
+        recipient=Party(name="e", jurisdiction="CN"),
+        purpose="scientific_research",
+        study="0" * 64,
+        at="2026-11-21T00:00:00Z",
+    )
+    engine.decide(transfer)
+    times = _timed(20, lambda: [engine.decide(transfer) for _ in range(20)])
+    fields = {"decisions_per_s": _spread([20 / t for t in times])}
+    return Result(fields, [f"decisions_per_s: {fields['decisions_per_s']}"])
