@@ -219,8 +219,9 @@ class Bench:
 def measure(
     runs: int, changes: dict[str, Any], cache: Path, *, head_only: bool, pooled: bool
 ) -> Iterator[dict[str, Any]]:
-    """One record a run: accuracy and AUC on the holdout, CPU seconds, and the setting. `changes` are Setting's fields."""
-    setting = replace(Setting(), **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+    """One record a run: accuracy and AUC on the holdout, CPU seconds, the setting with `changes` to its fields."""
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+    setting = replace(Setting(), **fields)
     torch.set_num_threads(1)
     bench = Bench(setting, cut(pd.read_csv(TABLE)), cache, head_only=head_only, pooled=pooled)
     for run in range(runs):

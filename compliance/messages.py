@@ -156,6 +156,4 @@ def decode(model: type[M], body: bytes, what: str) -> M:
 
 def refuse_unknown(kind: str) -> InputError:
     """The error for a message kind that a site does not know."""
-    return InputError(
-        "RSD-1211", "unknown kind of message", found=kind, limit="join, round, witness, close"
-    )
+    return InputError("RSD-1211", "unknown kind of message", found=kind, limit="join, round, witness, close")

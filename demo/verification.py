@@ -45,12 +45,18 @@ def auditor_python() -> Path | None:
     return None
 
 
+def importable(crew: Crew, python: Path) -> list[str]:
+    """Which of the training libraries this interpreter could import, isolated from this folder and its paths."""
+    code = f"import importlib.util as u; print(*(n for n in {ABSENT_THERE!r} if u.find_spec(n)))"
+    return crew.run_program([str(python), "-I", "-c", code]).stdout.split()
+
+
 def verify(crew: Crew, folders: Folders) -> Verified:
     """Run `residency verify` in the auditor's environment, or with the training libraries blocked."""
     words = ("verify", folders.bundle, "--trust", folders.trust, "--json")
     python = auditor_python()
-    if python is not None:
-        place = f"in {AUDITOR} (pip install . only: {', '.join(ABSENT_THERE[:2])} are not installed there)"
-        return Verified(crew.run_program([str(python), "-m", "residency"], *words), place)
+    if python is not None and importable(crew, python) == []:
+        place = f"in {AUDITOR}: pip install . alone; none of {', '.join(ABSENT_THERE)} can be imported there"
+        return Verified(crew.run_program([str(python), "-I", "-m", "residency"], *words), place)
     outcome = crew.run_python(["-m", "demo.blocked"], *words)
-    return Verified(outcome, f"in this environment with {', '.join(ABSENT_THERE)} blocked (no {AUDITOR} here)")
+    return Verified(outcome, f"in this environment with {', '.join(ABSENT_THERE)} blocked (no clean {AUDITOR} here)")

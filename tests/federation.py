@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -42,8 +42,8 @@ from compliance.messages import JoinRequest, LayoutEntry, RoundRequest, encode
 from compliance.software import BUNDLE_SHA256, VERSION
 from compliance.study import Study
 from compliance.tls import make_tls
-from compliance.trust.enrol import check_request, draft_trust, make_invitation, open_invitation
 from compliance.trust.enrol import Consortium as Config
+from compliance.trust.enrol import check_request, draft_trust, make_invitation, open_invitation
 from compliance.trust.root import Anchor, load_anchor
 from compliance.validation import load_model
 from strategies.wire import Request
@@ -369,10 +369,12 @@ class StandIn:
 
     def prepare(self, case: Any, cache: Path) -> Ready:
         """A layout of eight numbers."""
+        del case, cache
         return Ready(LAYOUT, "cpu")
 
     def train(self, case: Any, cache: Path, round_: int, attempt: int, base: np.ndarray) -> tuple[np.ndarray, Any]:
         """Fresh random numbers, so that a second attempt shows."""
+        del cache, base
         self.specs.append(round_spec(case, round_, attempt))
         if self.error is not None:
             raise self.error
@@ -415,6 +417,29 @@ def in_child(action: Callable[[], object]) -> int:
 def die() -> None:
     """kill -9 of this process, by itself."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@functools.cache
+def main_study() -> Signed:
+    """The ordinary study, signed once."""
+    return consortium().sign_study()
+
+
+@functools.cache
+def _joined() -> dict[str, Path]:
+    return {}
+
+
+def joined_home(site: str, to: Path) -> Path:
+    """A copy of the home of `site` as it is after joining `main_study`."""
+    from client import session
+
+    if site not in _joined():
+        home = consortium().copy_home(site, scratch("joined"))
+        with open_home(home) as opened:
+            session.answer(opened, main_study().join())
+        _joined()[site] = home
+    return Path(shutil.copytree(_joined()[site], to / site))
 
 
 # --- the server and the agents as processes ------------------------------------------------------------------------
@@ -545,5 +570,3 @@ def workers(agent: int) -> list[int]:
                 found.append(int(stat.parent.name))
     return found
 
-
-Outcome = Literal["contributed", "refused", "failed", "late"]

@@ -9,15 +9,16 @@ import click
 from compliance.canonical import Json
 from compliance.cli import Result, command, table
 from compliance.clock import now, parse_time
-from compliance.errors import NoTrustAnchor
+from compliance.errors import InputError, NoTrustAnchor
 from compliance.files import refuse_existing
-from compliance.identity import load_signer
+from compliance.identity import Signer, load_signer
+from compliance.log.store import LogStore
 from compliance.release.build import build_bundle, model_digest
 from compliance.release.bundle_folder import read_folder, write_folder
 from compliance.release.case import Contents
 from compliance.release.manifest import PATH
 from compliance.release.verify import verify_bundle
-from compliance.trust.root import load_anchor
+from compliance.trust.root import Anchor, load_anchor
 
 
 @click.group("release")
@@ -41,18 +42,43 @@ def build(run_folder: Path, key: Path, out: Path, trust: Path | None, at: str | 
     refuse_existing(out)
     anchor = load_anchor(_trust_file(key, trust))
     when = parse_time(at, "--at") if at else now()
-    files = build_bundle(read_folder(run_folder), load_signer(key), anchor)
+    signer = load_signer(key)
+    files = build_bundle(read_folder(run_folder), signer, anchor)
+
+    contents = Contents(files)
+    manifest, model = contents.envelope(PATH).digest, model_digest(files)
 
     def check(written: dict[str, bytes]) -> None:
         report = verify_bundle(written, anchor, when)
         if report.error:
             raise report.error
+        _record(_operator_log(key), anchor, signer, contents.study_digest, {"manifest": manifest, "model": model})
 
     write_folder(out, files, check)
-    manifest, model = Contents(files).envelope(PATH).digest, model_digest(files)
     fields = {"bundle": str(out), "manifest": manifest, "model_sha256": model, "files": len(files)}
     lines = [f"built and verified: {out} ({len(files)} files, manifest {manifest[:16]})"]
     return Result(fields=fields, lines=[*lines, f"next: residency verify {out} --trust trust.json, on another machine"])
+
+
+def _operator_log(key: Path) -> Path:
+    """The operator's log, in the home that holds the key. A release that is not logged is not made."""
+    log = key.resolve().parent.parent / "log.db"
+    if not log.is_file():
+        raise InputError(
+            "RSD-9044",
+            "the operator's log is not in the home that holds this key",
+            rule="a release is logged before it exists",
+            found=f"no {log}",
+            limit="HOME/log.db beside HOME/keys/operator.key",
+            next="give the key in the operator's home",
+        )
+    return log
+
+
+def _record(log: Path, anchor: Anchor, signer: Signer, study: str, body: dict[str, Json]) -> None:
+    origin = anchor.trust.log_origin(anchor.trust.operator.name)
+    with LogStore.open(log, origin, signer.private) as store:
+        store.append("release", body, study)
 
 
 def _trust_file(key: Path, given: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""kill -9 of the agent at every durable step of a round: the ledger never refunds, and one update stands for a round."""
+"""kill -9 of the agent at every durable step of a round: the ledger never refunds, one update stands for a round."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ from client import contribution, session
 from compliance.canonical import parse_canonical, sha256_hex
 from compliance.errors import EnvironmentFault, Refused, RunFailed
 from compliance.messages import RoundReply, decode
-from tests.federation import consortium, die, entries, in_child, open_home
+from tests.federation import consortium, die, entries, in_child, joined_home, main_study, open_home
 
 BEFORE_BYTES = ("charge", "charge entry", "attempt file", "training", "conformance file")
 AFTER_BYTES = ("update file", "commit entry", "committed file", "decision entry", "transfer entry")
@@ -20,11 +20,7 @@ AFTER_BYTES = ("update file", "commit entry", "committed file", "decision entry"
 @pytest.fixture
 def joined(tmp_path):
     """(home, study): a copy of site a that has joined."""
-    study = consortium().sign_study()
-    home = consortium().copy_home("a", tmp_path)
-    with open_home(home) as site:
-        session.answer(site, study.join())
-    return home, study
+    return joined_home("a", tmp_path), main_study()
 
 
 def _rigged(site, point):

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from compliance.canonical import canonical
 from compliance.identity import save_signer
+from compliance.log.store import LogStore
 from tests.world import AT, Plan, World, build_world, world
 
 WHEN = AT.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -45,7 +46,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_signer(made.operator, folder / "keys")
     write(folder / "runs/run-1", made.run)
     write(folder / "bundle", made.bundle)
+    with operator_log(folder) as log:
+        log.append("consortium", {"name": "made for this test"})
     return folder
+
+
+def operator_log(folder: Path) -> LogStore:
+    made = world()
+    origin = made.anchor.trust.log_origin(made.anchor.trust.operator.name)
+    return LogStore.open(folder / "log.db", origin, made.operator.private)
 
 
 def call(*arguments: object) -> Result:
@@ -142,6 +151,19 @@ def test_build_verifies_and_renames(home: Path, tmp_path: Path) -> None:
         "name": "site-a", "jurisdiction": "DE", "contributed": 2, "epsilon_milli": 0,
     }  # fmt: skip
     assert "not verified" in call("release", "show", out).output
+    with operator_log(home) as log:
+        (entry,) = log.entries(kind="release")
+    built = json.loads(done.stdout)
+    assert entry.body == {"manifest": built["manifest"], "model": built["model_sha256"]}
+
+
+def test_a_release_that_cannot_be_logged_is_not_made(home: Path, tmp_path: Path) -> None:
+    save_signer(world().operator, tmp_path / "elsewhere/keys")
+    key, trust = tmp_path / "elsewhere/keys/operator.key", ("--trust", home / "trust.json", "--at", WHEN)
+    done = call("release", "build", home / "runs/run-1", "--key", key, "--out", tmp_path / "out", *trust, "--json")
+    assert done.exit_code == 3
+    assert json.loads(done.stdout)["error"]["code"] == "RSD-9044"
+    assert [p.name for p in tmp_path.iterdir()] == ["elsewhere"]
 
 
 def test_build_leaves_nothing_behind_when_the_result_does_not_verify(home: Path, tmp_path: Path) -> None:
