@@ -86,8 +86,9 @@ def enroll(
 
 @agent.command()
 @_HOME
+@click.option("--threads", type=click.IntRange(1, 256), help="CPU threads for training; default: all processors.")
 @click.option("--json", "as_json", is_flag=True, help="Errors as one JSON object.")
-def start(home: Path, as_json: bool) -> None:
+def start(home: Path, threads: int | None, as_json: bool) -> None:
     """Run the agent until SIGTERM. Prints one JSON line when log and ledger are open.
 
     \b
@@ -102,7 +103,7 @@ def start(home: Path, as_json: bool) -> None:
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, leave)
     try:
-        _serve(home, stop)
+        _serve(home, stop, threads)
     except ResidencyError as e:
         if as_json:
             emit_json("residency.agent.start/1", {}, e)
@@ -111,7 +112,7 @@ def start(home: Path, as_json: bool) -> None:
         raise SystemExit(e.exit_code) from e
 
 
-def _serve(home: Path, stop: threading.Event) -> None:
+def _serve(home: Path, stop: threading.Event, threads: int | None) -> None:
     from client.app import app  # noqa: PLC0415 - loads Flower
     from client.node import NodeConfig, run_node  # noqa: PLC0415
     from client.session import approved_bundles  # noqa: PLC0415
@@ -119,6 +120,7 @@ def _serve(home: Path, stop: threading.Event) -> None:
 
     site = open_site(home)
     site.home.policy(site.anchor)
+    site.workbench.threads = threads or site.workbench.threads
     config = NodeConfig(
         server_address=site.home.config.server,
         ca=home / "ca.crt",

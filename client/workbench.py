@@ -28,9 +28,13 @@ class Ready:
 
 
 class Workbench:
-    """Holds the one training process of a site; a study that is not the last one gets a new process."""
+    """Holds the one training process of a site; a study that is not the last one gets a new process.
+
+    `threads`: how many CPU threads it may use; all of this machine's processors unless set.
+    """
 
     def __init__(self) -> None:
+        self.threads = len(os.sched_getaffinity(0))
         self._worker: TrainingWorker | None = None
         self._spec: WorkSpec | None = None
 
@@ -71,7 +75,7 @@ class Workbench:
             model_dir=case.model.path,
             table=case.dataset.path,
             cache_dir=str(cache),
-            threads=max(1, len(os.sched_getaffinity(0))),
+            threads=self.threads,
         )
         if self._worker is None or spec != self._spec:
             self.close()

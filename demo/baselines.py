@@ -30,14 +30,14 @@ from compliance.study import SiteTerms, Study
 from demo.measuring import Holdout, Score, average, fresh_top, load_holdout, read_study
 from demo.results import write_json
 
-POOLED_EPOCHS: Final = 3
+POOLED_EPOCHS: Final = 2
 POOLED_RATE: Final = 3e-3
 POOLED_BATCH: Final = 64
 POOLED_SEED: Final = 1
 
 
 class BaselineSpec(BaseModel):
-    """Files: the signed study, each training site's table, where caches are, the holdout."""
+    """Files: the signed study, each training site's table, where caches are, the holdout; and which baselines to run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     study: Path
@@ -47,6 +47,8 @@ class BaselineSpec(BaseModel):
     cache: Path
     borrow: dict[str, Path]
     threads: int
+    alone: tuple[str, ...]
+    pooled: bool
     head_only: bool = False
 
 
@@ -129,16 +131,15 @@ def _gather(parts: list[Examples], rows: list[tuple[int, int]]) -> tuple[TrunkOu
 
 
 def run(spec: BaselineSpec) -> dict[str, Any]:
-    """All baselines as JSON: majority, alone {site: score}, pooled."""
+    """The wanted baselines as JSON: majority, alone {site: score}, pooled, head_only (None if not wanted)."""
     torch.set_num_threads(spec.threads)
     study = read_study(spec.study)
     bench = Bench(spec, study, load_holdout(study, spec.holdout, spec.model_dir, spec.cache))
-    parts = {site: bench.examples(site) for site in spec.tables}
-    scores = {t.name: alone(bench, parts[t.name], t).as_json() for t in study.sites if t.name in parts}
+    terms = {t.name: t for t in study.sites}
     return {
         "majority": round(bench.holdout.majority, 4),
-        "alone": scores,
-        "pooled": pooled(bench, list(parts.values())).as_json(),
+        "alone": {name: alone(bench, bench.examples(name), terms[name]).as_json() for name in spec.alone},
+        "pooled": pooled(bench, [bench.examples(name) for name in spec.tables]).as_json() if spec.pooled else None,
         "head_only": head_only(spec).as_json() if spec.head_only else None,
     }
 

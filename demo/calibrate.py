@@ -1,5 +1,7 @@
 """Public feature constants, from rows declared public: `python -m demo.calibrate SPEC OUT`. Not part of the product.
 
+OUT appears as soon as the constants are known; then the holdout's frozen features are computed for the evaluations.
+
 SPEC and OUT are JSON files. The rows are disjoint from every site's and from the holdout; the constants stand in the
 signed study, so that they cost no privacy and every site uses the same ones.
 """
@@ -19,7 +21,7 @@ from client.training.model_folder import model_digest
 from client.training.trunk import cached_trunk
 from compliance.canonical import canonical, parse_json
 from compliance.files import read_bytes, write_durably
-from compliance.training_spec import ModelSpec, TaskSpec
+from compliance.training_spec import Adapters, ModelSpec, TaskSpec
 from compliance.validation import load_model
 from demo import recipe
 
@@ -29,10 +31,12 @@ _MICRO: Final = 1_000_000
 
 
 class CalibrationSpec(BaseModel):
-    """What to embed: `table` holds the public rows, `cache` takes the features."""
+    """What to embed: `table` holds the public rows, `holdout` the test rows; `cache` takes the features."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     table: Path
+    holdout: Path
+    layers: int
     model_dir: Path
     cache: Path
     source: str
@@ -71,11 +75,21 @@ def calibrate(spec: CalibrationSpec) -> dict[str, Any]:
     return {"features": constants(out.hidden[:, 0, :], spec.source), "rows": len(records.texts)}
 
 
+def warm_holdout(spec: CalibrationSpec) -> None:
+    """Compute the holdout's input to the last `layers` layers; the evaluations find it in the cache by its digest."""
+    task = load_model(TaskSpec, recipe.task(), "RSD-2007", "task")
+    texts = load_records(task, TableFile(spec.holdout)).texts
+    last = Adapters(layers=spec.layers, rank=1, scale_milli=1, targets=("any",), init_seed=0)
+    adapted = frozen_model(spec.model_dir).model_copy(update={"adapters": last})
+    cached_trunk(adapted, task, spec.model_dir, texts, spec.cache)
+
+
 def main() -> None:
-    """Read SPEC, calibrate, write OUT."""
+    """Read SPEC, calibrate, write OUT, prepare the holdout."""
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     spec = CalibrationSpec.model_validate(parse_json(read_bytes(source, "specification"), str(source)))
     write_durably(target, canonical(calibrate(spec)))
+    warm_holdout(spec)
 
 
 if __name__ == "__main__":

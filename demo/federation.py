@@ -38,7 +38,9 @@ class Federation:
 def start(crew: Crew, folders: Folders) -> Federation:
     """Start the server and one agent a site, all at once; `wait_ready` waits for them."""
     server = crew.serve("server", "server", "start", "--home", folders.coordinator, "--host", "127.0.0.1")
-    agents = tuple(crew.serve(f"agent-{s.name}", "agent", "start", "--home", folders.home(s.name)) for s in SITES)
+    agents = tuple(
+        crew.serve(f"agent-{s.name}", "agent", "start", "--home", folders.home(s.name), "--threads", "1") for s in SITES
+    )  # five sites share one machine here: a hospital leaves --threads away
     return Federation(server, agents)
 
 

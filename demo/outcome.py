@@ -115,6 +115,13 @@ class Findings:
         } | ({"head_only": self.head_only} if self.head_only else {})
 
 
+def merge_baselines(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """One result out of those of several processes: each baseline stands in exactly one of them."""
+    merged = {name: next((p[name] for p in parts if p[name] is not None), None) for name in ("pooled", "head_only")}
+    scores = {site: score for part in parts for site, score in part["alone"].items()}
+    return {**merged, "majority": parts[0]["majority"], "alone": scores}
+
+
 def site_results(
     bundle: Path, run_sites: list[dict[str, Any]], study: dict[str, Any], alone: dict[str, Any]
 ) -> list[SiteResult]:

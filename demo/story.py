@@ -26,6 +26,34 @@ from demo.screen import Screen, result_lines
 
 HARNESS_LIMIT_S: Final = 1500.0
 _NICE: Final = 10
+FIRST_HALF: Final = ["svi", "svhc"]  # two thirds of the rows: its baselines start while the rounds go on
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """A measuring process of the harness; its result is a file."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    target: Path
+    errors: Path
+
+    def result(self) -> dict[str, Any]:
+        """The result as soon as it is there. Raises RunFailed RSD-8907 when the process ends without it."""
+        end = time.monotonic() + HARNESS_LIMIT_S
+        while not self.target.exists() and self.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+        if not self.target.exists():
+            tail = " | ".join(self.errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
+            raise RunFailed(
+                "RSD-8907",
+                f"the harness's {self.name} failed: {tail[-500:]}",
+                rule="a demo without its measurements is no demo",
+                found=f"exit {self.process.poll()}",
+                limit=self.target.name,
+                next=f"read {self.errors}",
+            )
+        return read_json(self.target, self.name)
 
 
 @dataclass
@@ -38,6 +66,9 @@ class Story:
     training: Recipe
     full: bool
     findings: Findings = field(default_factory=Findings)
+    baselines: list[Measuring] = field(default_factory=list)
+    verified: verification.Verified | None = None
+    run_sites: list[dict[str, Any]] = field(default_factory=list)
     model_dir: Path = field(default_factory=find_model)
 
     def tell(self) -> None:
@@ -63,7 +94,7 @@ class Story:
         screen.say(f"trust file signed by {governance.THRESHOLD} of {len(SITES)} sites, not by the operator")
         sha256 = governance.equip_sites(crew, folders, self.model_dir, screen.say)
         services = federation.start(crew, folders)
-        features = self._calibrated(calibration)
+        features = calibration.result()["features"]
         terms = Terms("thyroid", self.training, sha256, features)
         governance.sign_study(crew, folders, terms, folders.study)
         governance.propose(crew, folders, folders.study)
@@ -79,9 +110,11 @@ class Story:
         study = parse_canonical(payload, "study")
         return study if isinstance(study, dict) else {}
 
-    def _calibrate(self, public: Path) -> subprocess.Popen[bytes]:
+    def _calibrate(self, public: Path) -> Measuring:
         spec = {
             "table": str(public),
+            "holdout": str(self.folders.harness / "holdout.csv"),
+            "layers": self.training.layers,
             "model_dir": str(self.model_dir),
             "cache": str(self.folders.harness / "cache"),
             "source": f"{CALIBRATION_ROWS} rows of referral source 'other', declared public for this demonstration",
@@ -89,26 +122,12 @@ class Story:
         }
         return self._harness("calibrate", spec, nice=0)
 
-    def _harness(self, name: str, spec: dict[str, Any], nice: int) -> subprocess.Popen[bytes]:
+    def _harness(self, module: str, spec: dict[str, Any], nice: int, name: str = "") -> Measuring:
+        name = name or module
         source, target = (self.folders.harness / f"{name}.{kind}.json" for kind in ("spec", "out"))
         write_json(source, spec)
-        process, _, _ = self.crew.start(name, ["-m", f"demo.{name}"], source, target, nice=nice)
-        return process
-
-    def _harness_result(self, name: str, process: subprocess.Popen[bytes]) -> dict[str, Any]:
-        try:
-            code = process.wait(HARNESS_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            code = -1
-        if code != 0:
-            text = (self.crew.logs / f"{name}.err").read_text(encoding="utf-8", errors="replace")
-            tail = " | ".join(text.strip().splitlines()[-3:])
-            raise RunFailed("RSD-8907", f"the harness's {name} failed: {tail[-500:]}", found=f"exit {code}", limit=0)
-        return read_json(self.folders.harness / f"{name}.out.json", name)
-
-    def _calibrated(self, process: subprocess.Popen[bytes]) -> dict[str, Any]:
-        features = self._harness_result("calibrate", process)["features"]
-        return features if isinstance(features, dict) else {}
+        process, _, errors = self.crew.start(name, ["-m", f"demo.{module}"], source, target, nice=nice)
+        return Measuring(name, process, target, errors)
 
     def _attack_before(self, terms: Terms) -> None:
         self.screen.head("TRIED, AND STOPPED")
@@ -123,30 +142,33 @@ class Story:
         del services
         screen, folders, findings = self.screen, self.folders, self.findings
         screen.head(f"LIVE ROUNDS  ({self.training.rounds}, one agent process a site, TLS)")
-        self._baselines: subprocess.Popen[bytes] | None = None
         with screen.rounds(self.training.rounds) as live:
 
             def seen(event: dict[str, Any]) -> None:
                 live.seen(event)
-                if event.get("event") == "joined" and self._baselines is None:
-                    self._baselines = self._start_baselines()
+                if event.get("event") == "joined":
+                    self._start_baselines(FIRST_HALF, pooled=False)
 
             ended, findings.run_seconds = federation.watched_run(self.crew, folders, folders.study, seen)
         if ended.exit_code != 0:
             raise ended.failure("exit 0")
         record = ended.json()
+        self._start_baselines([s.name for s in TRAINING if s.name not in FIRST_HALF], pooled=True)
         findings.rounds = int(record["rounds"])
-        self._run_sites: list[dict[str, Any]] = list(record["sites"])
+        self.run_sites = list(record["sites"])
         return Path(str(record["folder"]))
 
-    def _start_baselines(self) -> subprocess.Popen[bytes]:
+    def _start_baselines(self, alone: list[str], *, pooled: bool) -> None:
+        """Two processes share the baselines: one while the rounds go on, at low priority, and one after them."""
         spec = {
             **self._files(),
             "tables": {s.name: str(self.folders.table(s.name)) for s in TRAINING},
             "borrow": {s.name: str(self.folders.home(s.name)) for s in TRAINING},
-            "head_only": self.full,
+            "alone": alone,
+            "pooled": pooled,
+            "head_only": pooled and self.full,
         }
-        return self._harness("baselines", spec, nice=_NICE)
+        self.baselines.append(self._harness("baselines", spec, _NICE, f"baselines-{len(self.baselines)}"))
 
     def _files(self) -> dict[str, Any]:
         return {
@@ -165,29 +187,27 @@ class Story:
             "--out", folders.bundle,
         )  # fmt: skip
         self.screen.say(f"release built and verified by its builder: {folders.bundle}")
-        self.findings.scores = self._harness_result("evaluate", evaluation)
+        self.verified = verification.verify(self.crew, folders)
+        self.findings.scores = evaluation.result()
 
     def _results(self) -> None:
         findings, folders = self.findings, self.folders
         self.screen.head("THE RESULT")
-        if self._baselines is None:
-            self._baselines = self._start_baselines()
         started = time.monotonic()
-        findings.baselines = self._harness_result("baselines", self._baselines)
+        findings.baselines = outcome.merge_baselines([m.result() for m in self.baselines])
         waited = time.monotonic() - started
         findings.head_only = findings.baselines["head_only"]
         bodies = outcome.decisions(folders.bundle / "evidence")
         findings.arrows, findings.denial = outcome.arrows(bodies), outcome.denial(bodies)
-        findings.sites = outcome.site_results(
-            folders.bundle, self._run_sites, self.study(), findings.baselines["alone"]
-        )
+        findings.sites = outcome.site_results(folders.bundle, self.run_sites, self.study(), findings.baselines["alone"])
         self.screen.say(f"baselines of the harness are in (waited {waited:.0f} s for them)")
         self.screen.lines(result_lines(findings))
 
     def _verify(self) -> None:
         self.screen.head("VERIFICATION, OFFLINE")
-        done = verification.verify(self.crew, self.folders)
-        findings = self.findings
+        done, findings = self.verified, self.findings
+        if done is None:
+            raise RunFailed("RSD-8902", "nothing was verified", found="no bundle", limit="a bundle")
         findings.verified, findings.verified_where = done.ok, done.place
         findings.steps = done.steps()
         record = done.outcome.json()

@@ -486,7 +486,7 @@ class Live:
         """Start the server and every agent, and wait until each is ready."""
         self.spawn(OPERATOR, "server", "start", "--home", self.made.hub, "--host", "127.0.0.1")
         for site in JURISDICTIONS:
-            self.spawn(site, "agent", "start", "--home", self.made.home(site))
+            self.spawn(site, "agent", "start", "--home", self.made.home(site), "--threads", "1")
         for name in (OPERATOR, *JURISDICTIONS):
             self.wait(lambda name=name: '"ready": true' in self.said(name), 120, f"{name} ready")  # type: ignore[misc]
         return self
@@ -569,4 +569,3 @@ def workers(agent: int) -> list[int]:
             if parent == agent and b"client.worker_main" in (stat.parent / "cmdline").read_bytes():
                 found.append(int(stat.parent.name))
     return found
-

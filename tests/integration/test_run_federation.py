@@ -72,7 +72,7 @@ def ran(live):
     _kill(frozen["b"])
     live.kill("c")
     _kill(frozen["c"])
-    live.spawn("c", "agent", "start", "--home", home("c"))
+    live.spawn("c", "agent", "start", "--home", home("c"), "--threads", "1")
     done = live.end_run(process)
     return SimpleNamespace(done=done, study=study, file=file, answers=answers, folder=done.json.get("folder"))
 
@@ -120,7 +120,9 @@ def test_the_site_without_a_transfer_basis_is_refused_and_never_sent_the_model(r
         row = roster.row(REFUSED)
         assert row.reason.code == "RSD-3100"
         assert row.reason.rule == "eu.no-basis: GDPR Art 44, GDPR Art 45, GDPR Art 46"
-        assert {e.origin for e in row.denied_by} >= {consortium().anchor.trust.log_origin(n) for n in ("a", "d", OPERATOR)}
+        assert {e.origin for e in row.denied_by} >= {
+            consortium().anchor.trust.log_origin(n) for n in ("a", "d", OPERATOR)
+        }
         assert REFUSED not in roster.recipients
     assert logged(live.made.hub, "transfer", ran.study.digest) == 2 * len(TRAINING)
     assert logged(live.made.hub, "transfer", ran.study.digest, recipient=REFUSED) == 0
