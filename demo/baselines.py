@@ -37,7 +37,7 @@ POOLED_SEED: Final = 1
 
 
 class BaselineSpec(BaseModel):
-    """Files: the signed study, each training site's table, where caches are, the holdout; and which baselines to run."""
+    """Files: the signed study, the sites' tables, where caches are, the holdout; and which baselines to run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     study: Path

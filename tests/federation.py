@@ -481,6 +481,7 @@ class Live:
         self.output = made.root / "output"
         self.output.mkdir()
         self._services: dict[str, subprocess.Popen[bytes]] = {}
+        self._runs: list[subprocess.Popen[str]] = []
 
     def start(self) -> Live:
         """Start the server and every agent, and wait until each is ready."""
@@ -509,8 +510,15 @@ class Live:
         """Return once `done()` is true."""
         end = time.monotonic() + limit_s
         while not done():
-            assert time.monotonic() < end, f"{what}: not within {limit_s} s"
+            assert time.monotonic() < end, f"{what}: not within {limit_s} s\n{self.report()}"
             time.sleep(0.02)
+
+    def report(self) -> str:
+        """The last lines of every service and run: what a failed wait shows."""
+        files = [*self.output.glob("*.log"), *self.made.hub.glob("runs/*/events.jsonl")]
+        return "\n".join(
+            f"{f.name}: {line}" for f in files for line in f.read_text("utf-8", "replace").splitlines()[-6:]
+        )
 
     def pid(self, name: str) -> int:
         """The process of a service."""
@@ -524,10 +532,12 @@ class Live:
     def begin_run(self, study: Path, answers: Path, *more: object) -> subprocess.Popen[str]:
         """Start `residency run start` and return at once."""
         words = ["run", "start", study, "--home", self.made.hub, "--answers", answers, "--json", *more]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "residency", *map(str, words)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
         )  # fmt: skip
+        self._runs.append(process)
+        return process
 
     def end_run(self, process: subprocess.Popen[str], limit_s: float = 240) -> Done:
         """Wait for the end of a run."""
@@ -536,6 +546,10 @@ class Live:
 
     def stop(self) -> None:
         """End the agents, then the server, and whatever they left."""
+        for run in self._runs:
+            if run.poll() is None:
+                run.kill()
+                run.communicate()
         for name, process in reversed(self._services.items()):
             if process.poll() is None:
                 process.terminate()

@@ -201,7 +201,7 @@ def test_each_invariant_and_its_parts_are_there() -> None:
     numbers, bodies = sections[1::2], sections[2::2]
     assert [int(n) for n in numbers] == list(range(1, 13))
     for body in bodies:
-        assert all(f"\n{part}" in body for part in ("Holds: ", "By: ", "Tests: ", "Not covered: "))
+        assert all(f"\n- {part}" in body for part in ("Holds: ", "By: ", "Tests: ", "Not covered: "))
 
 
 def test_each_role_is_walked_with_commands() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,17 @@ import pytest
 import torch
 
 from client.bundle_guard import check_bundle
-from compliance.errors import InputError, Refused
+from compliance.errors import InputError, Refused, RunFailed
 from demo.attacks import EVIL_FILE, evil_bundle
 from demo.calibrate import MIN_DEVIATION, constants
 from demo.command import refuse_filled
+from demo.crew import Crew
 from demo.federation import Tail
 from demo.governance import free_port
 from demo.measuring import average
+from demo.memory import MemoryWatch
 from demo.recipe import FULL, PLAIN
+from demo.story import Measuring
 from server.bundle_build import build_bundle
 
 
@@ -100,3 +104,21 @@ def test_a_free_port_is_free() -> None:
 def test_recipes_are_within_bounds(recipe: object) -> None:
     assert recipe.average_last_rounds <= recipe.rounds  # type: ignore[attr-defined]
     assert recipe.batch(70) >= 1  # type: ignore[attr-defined]
+
+
+def test_a_measuring_process_that_fails_is_named(tmp_path: Path) -> None:
+    with Crew(tmp_path) as crew:
+        process, _, errors = crew.start("broken", ["-c", "raise SystemExit('no rows')"])
+        with pytest.raises(RunFailed, match="RSD-8907 the harness's broken failed: no rows"):
+            Measuring("broken", process, tmp_path / "never.json", errors).result()
+
+
+def test_memory_counts_children(tmp_path: Path) -> None:
+    with Crew(tmp_path) as crew, MemoryWatch(interval_s=0.05) as memory:
+        before = memory.peak_mib
+        code = "b = bytearray(b'x') * (200 << 20); print('up', flush=True); import time; time.sleep(20)"
+        _, out, _ = crew.start("big", ["-c", code])
+        while "up" not in out.read_text():
+            time.sleep(0.05)
+        time.sleep(1.0)
+    assert memory.peak_mib > before + 150

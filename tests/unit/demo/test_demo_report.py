@@ -10,7 +10,7 @@ import pytest
 
 from demo.attacks import Stopped
 from demo.cast import SITES, Folders
-from demo.outcome import Arrow, Denial, Findings, SiteResult, arrows, denial
+from demo.outcome import Arrow, Denial, Findings, SiteResult, arrows, denial, merge_baselines
 from demo.report import matrix, render
 from demo.screen import NOT_SHOWN, last_lines, result_lines
 
@@ -108,3 +108,12 @@ def test_decisions_become_arrows_once_and_the_denial_is_found() -> None:
     columns, rows = matrix(arrows(bodies))
     assert columns[-1] == "coordinator"
     assert rows == []  # "hub" is nobody in the cast
+
+
+def test_baselines_of_several_processes_become_one() -> None:
+    score = {"accuracy": 0.7, "auc": 0.7}
+    first = {"majority": 0.74, "alone": {"svi": score}, "pooled": None, "head_only": None}
+    second = {"majority": 0.74, "alone": {"other": score}, "pooled": score, "head_only": None}
+    merged = merge_baselines([first, second])
+    assert set(merged["alone"]) == {"svi", "other"}
+    assert (merged["pooled"], merged["head_only"], merged["majority"]) == (score, None, 0.74)
