@@ -5,7 +5,6 @@ from __future__ import annotations
 from client.admission import Case
 from client.site import Site
 from compliance.canonical import Json
-from compliance.errors import Refused
 from compliance.privacy.accounting import check_claim
 from compliance.privacy.ledger import Ledger
 from compliance.privacy.ledger_state import Plan
@@ -39,18 +38,9 @@ def reserve(site: Site, case: Case) -> dict[str, Json]:
 
 
 def plan(ledger: Ledger, case: Case) -> Plan:
-    """What the study would take from the ledger; spends nothing. Raises Refused RSD-4101 when it does not fit."""
+    """What the study would take from the ledger; spends nothing. Raises what reserving it would: Refused RSD-41xx."""
     check_terms(case)
     apply_limit(ledger, case)
-    found = ledger.plan(case.dataset.source, case.event(case.study.charged_rounds))
-    held = ledger.reservation(case.dataset.source, case.digest)
-    if not found.fits and held is None:
-        raise Refused(
-            "RSD-4101",
-            f"data source {case.dataset.source} cannot pay for study {case.study.name}",
-            rule="the ledger's limit, over all studies for ever",
-            found=f"{found.needed_milli / 1000:.3f} needed",
-            limit=f"{found.left_milli / 1000:.3f} left",
-            next="propose a study that spends less; what was spent never comes back",
-        )
-    return found
+    event = case.event(case.study.charged_rounds)
+    ledger.check(case.dataset.source, case.digest, event, case.terms.epsilon_milli, case.study.privacy.inverse_delta)
+    return ledger.plan(case.dataset.source, event)

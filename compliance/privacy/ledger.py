@@ -122,6 +122,14 @@ class Ledger:
         state = self._write(source, "reserve", lambda s: rules.decide_reserve(s, study, event_template, claim))
         return state.reservations[study]
 
+    def check(
+        self, source: str, study: str, event_template: PrivacyEvent, study_epsilon_milli: int, study_inverse_delta: int
+    ) -> None:
+        """Raise what `reserve` would raise for these arguments; writes nothing."""
+        claim = (study_epsilon_milli, study_inverse_delta)
+        with self._lock:
+            rules.decide_reserve(self._read(source), study, event_template, claim)
+
     def charge(self, source: str, study: str, round: int, attempt: int, event: PrivacyEvent) -> Charge:
         """Pay for one attempt (from 1, no gap) of one round, before its first batch is read; on disk when it returns.
 

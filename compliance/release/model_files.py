@@ -76,6 +76,11 @@ class LayoutFile(Frozen):
         return out
 
 
+def _targeted(module: str, targets: tuple[str, ...]) -> bool:
+    """Whether peft would adapt `module` for these targets: a name, or the end of a dotted path."""
+    return any(module == t or module.endswith(f".{t}") for t in targets)
+
+
 def check_layout(layout: LayoutFile, study: Study) -> None:
     """The layout is of this study's model: head by the labels, B's by rank and targets. Raises InputError RSD-9042."""
     shapes = {e.name: e.shape for e in layout.entries}
@@ -87,11 +92,7 @@ def check_layout(layout: LayoutFile, study: Study) -> None:
     if bool(lora) != (adapters is not None):
         raise _bad("adapters in the layout and in the study differ", len(lora), adapters)
     for e in lora if adapters else ():
-        if (
-            adapters is None
-            or e.shape[1] != adapters.rank
-            or _module(e.name).rsplit(".", 1)[-1] not in adapters.targets
-        ):
+        if adapters is None or e.shape[1] != adapters.rank or not _targeted(_module(e.name), adapters.targets):
             raise _bad(f"{e.name} is not of the study's adapters", e.shape, adapters)
 
 

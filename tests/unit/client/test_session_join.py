@@ -1,4 +1,4 @@
-"""Joining a study: what is checked, in which order, and that a refusal is logged, reserves nothing and trains nothing."""
+"""Joining a study: what is checked, in which order; a refusal is logged, reserves nothing and trains nothing."""
 
 import copy
 import dataclasses
