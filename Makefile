@@ -27,7 +27,8 @@ demo-full: setup
 	$(BIN)/residency demo --full --out $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not demo" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m demo
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -145,18 +145,18 @@ def _check_term(anchor: Anchor, study: Study) -> None:
 
 
 def _check_outlives(policy: SitePolicy, study: Study) -> None:
-    """The policy and the law packs that it adopted hold until the study ends. Raises Refused RSD-1215."""
+    """The law packs that the policy adopted hold until the study ends. Raises Refused RSD-1215."""
     packs = builtin_packs()
-    ends = {f"law pack {p.id}": packs[p.id].expires_on for p in policy.law_packs if p.id in packs}
-    for what, expires in {f"the policy of site {policy.site}": policy.expires, **ends}.items():
-        if parse_time(expires) < parse_time(study.ends):
+    for adopted in policy.law_packs:
+        pack = packs.get(adopted.id)
+        if pack is not None and parse_time(pack.expires_on) < parse_time(study.ends):
             raise Refused(
                 "RSD-1215",
-                f"{what} expires before the study ends",
-                rule="a run starts only if packs and policy outlive its planned end",
-                found=expires,
+                f"law pack {pack.id} expires before the study ends",
+                rule="a run starts only if its law packs outlive its planned end",
+                found=pack.expires_on,
                 limit=study.ends,
-                next="renew it first, or have a shorter study proposed",
+                next="adopt the pack's next version first, or have a shorter study proposed",
             )
 
 

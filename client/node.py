@@ -46,7 +46,7 @@ class NodeConfig:
     node_key: Path
     home: Path
     approved_bundles: Callable[[], frozenset[str]]
-    poll_active_s: float = 0.1
+    poll_active_s: float = 0.25
     poll_idle_s: float = 1.0
     active_for_s: float = 60.0
     max_message_bytes: int = 2**30 + 2**24

@@ -16,6 +16,7 @@ from compliance.files import read_bytes, write_durably
 from compliance.identity import PublicIdentity, load_public, new_signer, save_signer
 from compliance.trust.enrol import Invitation, make_request, open_invitation
 from compliance.trust.root import check_successor, open_trust
+from compliance.validation import load_model
 
 KEY_DAYS = 365
 
@@ -108,14 +109,17 @@ def add_dataset(home: AgentHome, name: str, path: Path, source: str, id_columns:
             "RSD-1230", f"dataset {name} is registered already", found=name, limit="a new name",
             next="choose another name for the new extract",
         )  # fmt: skip
+    asked = {
+        "name": name, "path": str(path.resolve()), "source": source, "id_columns": list(id_columns),
+        "added": rfc3339(now()),
+    }  # fmt: skip
+    record = load_model(DatasetRecord, asked, "RSD-1235", "dataset")
     table = TableFile(path).table(list(id_columns))
     columns = list(id_columns) or [str(c) for c in table.columns]
     keys = row_keys(home.secret(), table, columns)
     known, shared = _join_source(home.path / "rows.db", keys, source)
-    record = DatasetRecord(
-        name=name, path=str(path.resolve()), source=known, id_columns=tuple(id_columns), added=rfc3339(now())
-    )
-    home.save_registry(Registry(datasets=(*registry.datasets, record), models=registry.models))
+    owned = record.model_copy(update={"source": known})
+    home.save_registry(Registry(datasets=(*registry.datasets, owned), models=registry.models))
     return known, shared
 
 

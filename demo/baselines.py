@@ -31,7 +31,8 @@ from demo.measuring import Holdout, Score, average, fresh_top, load_holdout, rea
 from demo.results import write_json
 
 POOLED_EPOCHS: Final = 2
-POOLED_RATE: Final = 3e-3
+POOLED_HEAD_RATE: Final = 3e-2  # the head starts at zero on vectors of length 3: it needs the larger rate
+POOLED_ADAPTER_RATE: Final = 3e-3
 POOLED_BATCH: Final = 64
 POOLED_SEED: Final = 1
 
@@ -111,8 +112,12 @@ def pooled(bench: Bench, parts: list[Examples]) -> Score:
     """All rows in one place, no clipping, no noise: Adam on the same trained parameters, a fixed seed."""
     torch.manual_seed(POOLED_SEED)
     top = fresh_top(bench.study, bench.spec.model_dir)
-    parameters = [p for _, p in top.trained()]
-    optimizer = torch.optim.Adam(parameters, lr=POOLED_RATE)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [p], "lr": POOLED_HEAD_RATE if name.startswith("head.") else POOLED_ADAPTER_RATE}
+            for name, p in top.trained()
+        ]
+    )
     rows = [(k, i) for k, part in enumerate(parts) for i in range(len(part))]
     for _ in range(POOLED_EPOCHS):
         order = torch.randperm(len(rows)).tolist()

@@ -50,13 +50,13 @@ class Recipe:
 
 
 PLAIN: Final = Recipe(
-    rounds=6,
+    rounds=5,
     steps=4,
     sample_milli=200,
     spare_rounds=1,
     head_rate_milli=14_000,
     adapter_rate_milli=1_000,
-    physical_batch=128,
+    physical_batch=64,
     average_last_rounds=1,
 )
 FULL: Final = Recipe(
@@ -66,7 +66,7 @@ FULL: Final = Recipe(
     spare_rounds=1,
     head_rate_milli=14_000,
     adapter_rate_milli=1_000,
-    physical_batch=128,
+    physical_batch=64,
     average_last_rounds=2,
 )
 

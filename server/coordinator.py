@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,6 +35,9 @@ from strategies.wire import Reply, Request
 
 JOIN_LIMIT_S = 900.0  # a site computes its frozen layers while it joins
 SHORT_LIMIT_S = 120.0
+EVIDENCE_LIMIT_S = 120.0
+NOT_CONNECTED = "RSD-6105"
+_RETRY_S = 1.0
 
 
 class Run:
@@ -200,24 +204,38 @@ def body_of(answer: Reply | ResidencyError) -> bytes:
 def close(r: Run, members: tuple[str, ...], rosters: tuple[str, ...]) -> None:
     """Close at every site that joined, have the last checkpoints cosigned, and collect the evidence of all logs."""
     r.record("close", {"rounds": len(rosters), "rosters": list(rosters)})
-    for site, reply in close_at(r, (*members, *r.left_out), rosters).items():
+    left_out = close_at(r, tuple(r.left_out), rosters)
+    for site, reply in {**close_at(r, members, rosters, EVIDENCE_LIMIT_S), **left_out}.items():
         r.desk.try_show(site, reply.offer)
     witness(r, members, None)  # the members cosign the closed logs
     witness(r, members, None)  # and get their own cosignatures back
-    for site, reply in close_at(r, members, rosters).items():
+    for site, reply in close_at(r, members, rosters, EVIDENCE_LIMIT_S).items():
         r.folder.write_evidence(site, reply.evidence)
     r.folder.write_evidence(r.anchor.trust.operator.name, own_evidence(r))
 
 
-def close_at(r: Run, sites: tuple[str, ...], rosters: tuple[str, ...]) -> dict[str, CloseReply]:
-    """Close the study at `sites`, so that what they held and did not spend is free; the replies of those who did."""
+def close_at(r: Run, sites: tuple[str, ...], rosters: tuple[str, ...], wait_s: float = 0.0) -> dict[str, CloseReply]:
+    """Close the study at `sites`, so that what they held and did not spend is free; the replies of those who did.
+
+    A site that is not connected is asked again for `wait_s`: an agent that is being restarted holds evidence without
+    which there is no release.
+    """
     request = Request("close", encode(CloseRequest(schema="residency.close/1", study=r.digest, rosters=rosters)))
     closed: dict[str, CloseReply] = {}
-    for site, answer in r.ask(dict.fromkeys(sites, request), SHORT_LIMIT_S).items():
-        try:
-            closed[site] = decode(CloseReply, body_of(answer), f"close reply of {site}")
-        except ResidencyError as e:
-            r.folder.event("no_evidence", site=site, error=e.as_json())
+    missing: dict[str, ResidencyError] = {}
+    asked, end = sites, time.monotonic() + wait_s
+    while asked:
+        for site, answer in r.ask(dict.fromkeys(asked, request), SHORT_LIMIT_S).items():
+            try:
+                closed[site] = decode(CloseReply, body_of(answer), f"close reply of {site}")
+                missing.pop(site, None)
+            except ResidencyError as e:
+                missing[site] = e
+        asked = tuple(s for s, e in missing.items() if e.code == NOT_CONNECTED and time.monotonic() < end)
+        if asked:
+            time.sleep(_RETRY_S)
+    for site, error in missing.items():
+        r.folder.event("no_evidence", site=site, error=error.as_json())
     return closed
 
 

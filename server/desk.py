@@ -66,21 +66,25 @@ def start_run(home: Path, study_file: Path, answers: Path, bundle: bytes) -> Sta
     anchor = load_anchor(OperatorHome(home).trust_file, now())
     data = read_bytes(study_file, "study")
     study, digest = open_study(anchor, data.rstrip(b"\n"), str(study_file))
-    folder = _new_folder(home, study, digest, data, answers)
-    with open_control(home) as control:
+    _check_answers_folder(answers)
+    with open_control(home) as control:  # before anything is written
         _wait_connected(home, control, study)
+        folder = _new_folder(home, study, digest, data, answers)
         folder.write_json("nodes.json", _register(anchor, control, study))
         number = control.start_run(bundle, {"study": digest})
     folder.event("started", flower_run=str(number))
     return Started(folder, number, study)
 
 
-def _new_folder(home: Path, study: Study, digest: str, data: bytes, answers: Path) -> RunFolder:
+def _check_answers_folder(answers: Path) -> None:
     if not answers.is_dir():
         raise InputError(
             "RSD-8211", f"no folder of answers at {answers}", found="no folder", limit="signed answers",
             next="collect the sites' approvals and advice in one folder and give it with --answers",
         )  # fmt: skip
+
+
+def _new_folder(home: Path, study: Study, digest: str, data: bytes, answers: Path) -> RunFolder:
     stamp = now().strftime("%Y%m%d-%H%M%S")
     runs, n = home / "runs", 1
     while (runs / f"{study.name[:24]}-{stamp}-{n}").exists():
@@ -101,7 +105,8 @@ def _new_folder(home: Path, study: Study, digest: str, data: bytes, answers: Pat
 
 def _register(anchor: Anchor, control: Control, study: Study) -> dict[str, Json]:
     keys = {s.name: s.node_key for s in anchor.trust.sites if s.node_key}
-    return {s.name: control.register_node(keys[s.name].encode("ascii")) for s in study.sites if s.name in keys}
+    # As text: a node's number has 64 bits, more than an integer in canonical JSON may have.
+    return {s.name: str(control.register_node(keys[s.name].encode("ascii"))) for s in study.sites if s.name in keys}
 
 
 def _wait_connected(home: Path, control: Control, study: Study) -> None:

@@ -39,7 +39,7 @@ class RunFolder:
 
     def nodes(self) -> dict[str, int]:
         """Site name -> node number, as registered when the run was started."""
-        found: dict[str, int] = parse_canonical(read_bytes(self.path / "nodes.json", "nodes"), "nodes.json")
+        found: dict[str, str] = parse_canonical(read_bytes(self.path / "nodes.json", "nodes"), "nodes.json")
         return {name: int(number) for name, number in found.items()}
 
     def write_json(self, name: str, value: Json) -> None:

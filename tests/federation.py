@@ -55,6 +55,14 @@ OPERATOR, CONSORTIUM, DATASET = "hub", "tiny", "thyroid"
 SIGMA_MICRO = 1_200_000
 LAYOUT = (LayoutEntry(name="head.weight", shape=(2, 3)), LayoutEntry(name="head.bias", shape=(2,)))
 SIZE = 8
+HEAD_ONLY = {
+    "name": "tiny",
+    "sha256": "ab" * 32,
+    "pooling": "mean",
+    "adapters": None,
+    "features": None,
+    "feature_norm_milli": 1000,
+}
 PAPERS = (
     {"id": "dpia", "kind": "dpia"},
     {"id": "art6", "kind": "art6_basis"},
@@ -143,12 +151,12 @@ class Consortium:
         }
         return seal({**record, "text": "Proportionate.", **changes}, self.dpos[site]).encode()
 
-    def approval(self, site: str, digest: str, advice: bytes, **changes: Any) -> bytes:
+    def approval(self, site: str, study: str, advice: bytes, **changes: Any) -> bytes:
         """The signatory's signed approval."""
         record = {
             "schema": APPROVAL,
             "subject": "study",
-            "digest": digest,
+            "digest": study,
             "site": site,
             "at": day(0),
             "advice": parse_envelope(advice, "advice").digest,
@@ -207,7 +215,7 @@ class Signed:
         return folder / "study.json", place
 
 
-def study_json(model: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def study_json(base_model: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Two rounds of two steps at every site; epsilon 8 is claimed, less is spent."""
     documents = [
         {"title": f"Invented {p['id']}", "sha256": sha256_hex(p["id"].encode()), "expires": day(200), **p}
@@ -247,7 +255,7 @@ def study_json(model: dict[str, Any], **changes: Any) -> dict[str, Any]:
             "template": "[TSH {TSH}.][ age {age}]",
             "max_tokens": 12,
         },
-        "model": model,
+        "model": base_model,
         "training": {
             "rounds": 2,
             "steps": 2,
@@ -511,6 +519,8 @@ class Live:
         end = time.monotonic() + limit_s
         while not done():
             assert time.monotonic() < end, f"{what}: not within {limit_s} s\n{self.report()}"
+            ended = [run.communicate() for run in self._runs if run.poll() not in (None, 0)]
+            assert not ended, f"{what}: the run ended\n{ended}\n{self.report()}"
             time.sleep(0.02)
 
     def report(self) -> str:

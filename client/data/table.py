@@ -50,7 +50,7 @@ _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 
 
 def load_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The rows of `path` with `columns`, in file order.
+    """The rows of `path` with `columns`, all of them if none is named, in file order.
 
     Raises InputError RSD-2300 (no file), RSD-2301 (not .csv, .parquet or .jsonl, or not readable as such), RSD-2302
     (no rows), RSD-2303 (a column is missing). Messages hold the path and column names, never a value.
@@ -72,7 +72,7 @@ def load_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
             found=f"missing: {', '.join(missing)}", limit=f"present: {', '.join(map(str, table.columns))}",
             next="export these columns too, or ask the operator to change the study",
         )  # fmt: skip
-    return table[list(dict.fromkeys(columns))]
+    return table[list(dict.fromkeys(columns))] if columns else table
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -1,0 +1,111 @@
+"""Who may be sent the global model: decided and logged for each site that joined, before the first round."""
+
+import pytest
+
+from compliance.law.decide import builtin_packs
+from compliance.log.store import LogStore
+from compliance.messages import CheckpointOffer, JoinReply, LayoutEntry, PeerDecision
+from compliance.roster import EntryRef
+from compliance.study import Study
+from compliance.validation import load_model
+from server import gatekeeper
+from server.gatekeeper import Gatekeeper
+from tests.federation import HEAD_ONLY as MODEL
+from tests.federation import JURISDICTIONS, OPERATOR, TRAINING, day, new_signer, study_json
+
+DIGEST = "cd" * 32
+
+
+@pytest.fixture
+def log(tmp_path):
+    key = new_signer("operator", OPERATOR, day(-1), day(10)).private
+    with LogStore.open(tmp_path / "log.db", f"tiny/{OPERATOR}", key) as opened:
+        yield opened
+
+
+def _study(**changes):
+    return load_model(Study, study_json(MODEL, **changes), "RSD-2007", "study")
+
+
+def _reply(site, *denied):
+    entry = EntryRef(origin=f"tiny/{site}", index=3, leaf="ab" * 32)
+    decisions = tuple(
+        PeerDecision(
+            peer=peer, artifact="aggregate", allow=peer not in denied, rule="x.rule", plain="Not this one.", entry=entry
+        )
+        for peer in JURISDICTIONS
+        if peer != site
+    )
+    return JoinReply(
+        schema="residency.joined/1",
+        site=site,
+        layout=(LayoutEntry(name="w", shape=(2,)),),
+        device="cpu",
+        decisions=decisions,
+        offer=CheckpointOffer(origin=f"tiny/{site}", note="", proofs={}),
+    )
+
+
+def _decisions(log):
+    return [e for e in log.entries(0, log.size) if e.kind == "decision"]
+
+
+def test_a_site_without_a_transfer_basis_is_left_out_by_the_operators_own_rules(log):
+    joined = {site: _reply(site) for site in JURISDICTIONS}
+    allowed, left_out = Gatekeeper(_study(), DIGEST, log).judge(joined)
+    assert set(allowed) == set(TRAINING)
+    assert set(left_out) == {"e"}
+    error = left_out["e"].error
+    assert (error.code, error.rule) == ("RSD-3100", "eu.no-basis: GDPR Art 44, GDPR Art 45, GDPR Art 46")
+    (entry,) = left_out["e"].entries
+    logged = _decisions(log)[entry.index]
+    assert (logged.body["effect"], logged.body["peer"], entry.leaf) == ("deny", "e", logged.leaf_hash().hex())
+
+
+def test_every_decision_is_logged_with_its_index(log):
+    allowed, _ = Gatekeeper(_study(), DIGEST, log).judge({site: _reply(site) for site in JURISDICTIONS})
+    assert [e.body["peer"] for e in _decisions(log)] == list(JURISDICTIONS)
+    for site, entry in allowed.items():
+        body = log.entry(entry.index).body
+        assert (body["peer"], body["effect"]) == (site, "allow")
+
+
+def test_a_site_that_one_contributor_denies_is_left_out_although_the_operator_would_send(log):
+    joined = {site: _reply(site, *(["b"] if site == "d" else [])) for site in TRAINING}
+    allowed, left_out = Gatekeeper(_study(), DIGEST, log).judge(joined)
+    assert set(allowed) == {"a", "c", "d"}
+    verdict = left_out["b"]
+    assert (verdict.error.code, verdict.error.rule, verdict.error.found) == ("RSD-3100", "x.rule", "denied by d")
+    assert [e.origin for e in verdict.entries] == ["tiny/d"]
+
+
+def test_a_denial_of_another_artifact_does_not_keep_the_model_from_a_site(log):
+    reply = _reply("a")
+    other = reply.decisions[0].model_copy(update={"artifact": "dp_update", "allow": False})
+    joined = {"a": reply.model_copy(update={"decisions": (other, *reply.decisions[1:])}), "b": _reply("b")}
+    allowed, left_out = Gatekeeper(_study(), DIGEST, log).judge(joined)
+    assert (set(allowed), left_out) == ({"a", "b"}, {})
+
+
+def test_a_site_that_did_not_join_is_not_judged(log):
+    allowed, left_out = Gatekeeper(_study(), DIGEST, log).judge({"a": _reply("a")})
+    assert (set(allowed), left_out) == ({"a"}, {})
+    assert len(_decisions(log)) == 1
+
+
+def test_a_missing_document_leaves_a_site_out_and_says_what_would_let_it_in(log):
+    documents = [p for p in study_json(MODEL)["documents"] if p["id"] != "adequacy-b"]
+    _, left_out = Gatekeeper(_study(documents=documents), DIGEST, log).judge({"b": _reply("b")})
+    assert left_out["b"].error.rule.startswith("eu.adequacy-unconfirmed")
+    assert "adequacy_confirmation" in left_out["b"].error.next
+
+
+def test_an_expired_pack_lets_nobody_in(log, monkeypatch):
+    old = {
+        n: p.model_copy(update={"verified_on": "2020-01-01", "expires_on": "2020-02-01"})
+        for n, p in builtin_packs().items()
+    }
+    monkeypatch.setattr(gatekeeper, "builtin_packs", lambda: old)
+    allowed, left_out = Gatekeeper(_study(), DIGEST, log).judge({site: _reply(site) for site in TRAINING})
+    assert allowed == {}
+    assert {v.error.code for v in left_out.values()} == {"RSD-3100"}
