@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
 from typing import ClassVar
 
 import click
+
+from compliance.cli import emit_error, emit_json, not_installed, usage_error
 
 
 class LazyGroup(click.Group):
@@ -59,9 +62,12 @@ def _unavailable(name: str, missing: str) -> click.Command:
 
     @click.command(name, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
     def absent() -> None:
-        click.echo(f"error RSD-7002: '{name}' needs the package {missing}, which is not installed", err=True)
-        click.echo(f"  next: pip install 'residency[{extra}]'", err=True)
-        sys.exit(7)
+        error = not_installed(name, missing, extra)
+        if _wants_json():
+            emit_json("residency.usage/1", {}, error)
+        else:
+            emit_error(error)
+        sys.exit(error.exit_code)
 
     return absent
 
@@ -79,17 +85,28 @@ def cli() -> None:
     """
 
 
+def _wants_json() -> bool:
+    """Whether --json was asked for, also where the command line is wrong and its options are not known."""
+    return "--json" in sys.argv[1:]
+
+
 def main() -> None:
     """Run the command; usage errors exit 2, an interrupt 130, a bug 70 with a request to report it."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that this terminal cannot show is shown by its bytes
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as e:
-        e.show()
+        if _wants_json():
+            emit_json("residency.usage/1", {}, usage_error(e))
+        else:
+            e.show()
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -6,10 +6,11 @@ that fails refuses the study as a whole; nothing is merged and nothing is asked 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.home import AgentHome, DatasetRecord, ModelRecord, OpenPolicy
+from client.home import AgentHome, DatasetRecord, ModelRecord, OpenPolicy, packs
 from compliance.answers import (
     ADVICE,
     APPROVAL,
@@ -22,9 +23,11 @@ from compliance.answers import (
     open_approval,
     open_refusal,
 )
+from compliance.canonical import parse_canonical
 from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import EnvironmentFault, InputError, Refused
-from compliance.law.decide import Engine, builtin_packs
+from compliance.identity import parse_envelope
+from compliance.law.decide import Engine
 from compliance.law.model import Decision, Document, Guarantees, Party, Transfer
 from compliance.law.vocabulary import Artifact
 from compliance.policy import SitePolicy, check_study
@@ -146,9 +149,8 @@ def _check_term(anchor: Anchor, study: Study) -> None:
 
 def _check_outlives(policy: SitePolicy, study: Study) -> None:
     """The law packs that the policy adopted hold until the study ends. Raises Refused RSD-1215."""
-    packs = builtin_packs()
     for adopted in policy.law_packs:
-        pack = packs.get(adopted.id)
+        pack = packs().get(adopted.id)
         if pack is not None and parse_time(pack.expires_on) < parse_time(study.ends):
             raise Refused(
                 "RSD-1215",
@@ -197,31 +199,68 @@ def _model(home: AgentHome, study: Study) -> ModelRecord:
     )
 
 
+def check_extract(case: Case) -> None:
+    """The dataset's file is byte for byte the one that was registered. Raises Refused RSD-1226.
+
+    Its rows were bound to their ledger at registration; other rows would spend from the wrong one.
+    """
+    found = file_digest(Path(case.dataset.path))
+    if found != case.dataset.sha256:
+        raise Refused(
+            "RSD-1226",
+            f"the file of dataset {case.dataset.name} has changed since it was registered",
+            rule="rows are bound to a ledger at registration",
+            found=found[:12],
+            limit=case.dataset.sha256[:12],
+            next="restore the file, or register the new extract under another name and have the study name it",
+        )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file of any size."""
+    try:
+        with path.open("rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as e:
+        raise EnvironmentFault(
+            "RSD-1206", f"the dataset's file cannot be read: {e.strerror}", found=e.strerror, limit="a readable file",
+            next="restore the file",
+        ) from e  # fmt: skip
+
+
+def own_answers(site: str, answers: tuple[str, ...]) -> tuple[str, ...]:
+    """The answers that claim to be of `site`: what others signed is none of its business, and cannot disturb it."""
+    return tuple(a for a in answers if _claimed_site(a) == site)
+
+
+def _claimed_site(answer: str) -> str:
+    payload = parse_canonical(parse_envelope(answer.encode("utf-8"), "answer").payload, "answer")
+    return str(payload.get("site", "")) if isinstance(payload, dict) else ""
+
+
 def check_answers(case: Case, answers: tuple[str, ...]) -> Approval:
     """This site's own approval of this study is among `answers`, with its DPO's advice.
 
     Raises Refused RSD-2207 (no approval), RSD-2208 (a refusal) or what `check_approval` raises. Who delivered the
-    answers does not matter: only the signatures of this site's people count.
+    answers does not matter: only the signatures of this site's people count, with keys that may sign then and now.
     """
     site = case.terms.name
     advices: dict[str, OpenedAdvice] = {}
     approval: Approval | None = None
-    for text in answers:
+    for text in own_answers(site, answers):
         data = text.encode("utf-8")
         kind = answer_schema(data, "answer")
         if kind == ADVICE:
             advice = open_advice(case.anchor, data, "advice", "study")
-            if advice.advice.site == site:
-                advices[advice.digest] = advice
+            advices[advice.digest] = advice
         elif kind == REFUSAL:
             refusal, _ = open_refusal(case.anchor, data, "refusal")
-            if (refusal.site, refusal.digest) == (site, case.digest):
+            if refusal.digest == case.digest:
                 raise Refused(
                     "RSD-2208", f"the signatory of {site} refused this study", found=refusal.reason, limit="an approval"
                 )
         elif kind == APPROVAL:
-            opened, _ = open_approval(case.anchor, data, "approval")
-            approval = opened if opened.site == site else approval
+            approval, _ = open_approval(case.anchor, data, "approval")
     if approval is None:
         raise Refused(
             "RSD-2207",

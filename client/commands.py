@@ -11,17 +11,25 @@ from types import FrameType
 
 import click
 
-from client.home import AgentHome
+from client.home import AgentHome, only_agent
 from compliance.cli import Result, command, emit_error, emit_json, table
 from compliance.clock import now, rfc3339
 from compliance.errors import InputError, ResidencyError, UsageError
 from compliance.files import write_durably
 from compliance.identity import load_public
+from compliance.privacy.ledger_state import Balance
 
 _HOME = click.option(
     "--home", type=click.Path(path_type=Path), default=Path("agent"), show_default=True, help="The agent's folder."
 )
-_FILE = click.Path(path_type=Path, dir_okay=False)
+_FILE = click.Path(path_type=Path)  # what is there is judged when it is read: a wrong file is no wrong usage
+
+
+def _at(home: Path) -> AgentHome:
+    """The agent's home. Raises InputError RSD-1201 before anything is opened: a store that is opened is also made."""
+    opened = AgentHome(home)
+    opened.config  # noqa: B018 - reading it is the check
+    return opened
 
 
 @click.group()
@@ -39,7 +47,7 @@ def agent() -> None:
 @click.option("--signatory", type=_FILE, help="Public key file of the signatory (made elsewhere).")
 @click.option("--dpo", type=_FILE, help="Public key file of the data-protection officer (made elsewhere).")
 @click.option("--out", type=_FILE, help="Where to write the enrolment request.")
-@click.option("--days", type=int, default=365, show_default=True, help="How long the agent's key may sign.")
+@click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How long its key may sign.")
 @click.option("--trust", type=_FILE, help="Install this trust file.")
 @click.option("--policy", type=_FILE, help="Install this signed site policy.")
 @command("residency.agent.enroll/1")
@@ -72,7 +80,7 @@ def enroll(
         lines.append(f"keys made in {home}; send {out} to the operator")
     elif trust is None and policy is None:
         raise UsageError("RSD-1233", "give an INVITATION, --trust or --policy", next="see agent enroll -h")
-    opened = AgentHome(home)
+    opened = _at(home)
     if trust is not None:
         registration.install_trust(opened, trust)
         lines.append(f"trust file installed: {opened.anchor().digest[:12]}")
@@ -113,12 +121,18 @@ def start(home: Path, threads: int | None, as_json: bool) -> None:
 
 
 def _serve(home: Path, stop: threading.Event, threads: int | None) -> None:
+    with only_agent(home):
+        _serve_site(home, stop, threads)
+
+
+def _serve_site(home: Path, stop: threading.Event, threads: int | None) -> None:
     from client.app import app  # noqa: PLC0415 - loads Flower
     from client.node import NodeConfig, run_node  # noqa: PLC0415
     from client.session import approved_bundles  # noqa: PLC0415
     from client.site import open_site  # noqa: PLC0415
 
     site = open_site(home)
+    site.check_ledger()
     site.home.policy(site.anchor)
     site.workbench.threads = threads or site.workbench.threads
     config = NodeConfig(
@@ -144,7 +158,7 @@ def status(home: Path) -> Result:
     \b
     Example: residency agent status --home /srv/residency
     """
-    opened = AgentHome(home)
+    opened = _at(home)
     config, registry = opened.config, opened.registry()
     anchor = opened.anchor()
     policy = opened.policy(anchor)
@@ -177,7 +191,7 @@ def dataset() -> None:
 @_HOME
 @click.option("--path", type=_FILE, required=True, help="CSV, Parquet or JSON Lines file.")
 @click.option("--source", required=True, help="The patient population whose ledger the extract spends from.")
-@click.option("--id-column", "id_columns", multiple=True, help="Columns that identify a row; default: all columns.")
+@click.option("--id-column", "id_columns", multiple=True, required=True, help="What identifies a patient or record.")
 @command("residency.agent.dataset.add/1")
 def dataset_add(name: str, home: Path, path: Path, source: str, id_columns: tuple[str, ...]) -> Result:
     """Register an extract. Rows that are known already bring their ledger with them.
@@ -187,7 +201,7 @@ def dataset_add(name: str, home: Path, path: Path, source: str, id_columns: tupl
     """
     from client import registration  # noqa: PLC0415 - loads pandas
 
-    known, shared = registration.add_dataset(AgentHome(home), name, path, source, id_columns)
+    known, shared = registration.add_dataset(_at(home), name, path, source, id_columns)
     lines = [f"dataset {name} registered; it spends from data source {known}"]
     if known != source:
         lines.append(f"rows of it are known as {known}: it inherits that ledger, not a new one")
@@ -200,7 +214,7 @@ def model() -> None:
 
 
 @model.command("add")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=click.Path(path_type=Path))
 @_HOME
 @click.option("--name", help="A name for people; default: the folder's.")
 @command("residency.agent.model.add/1")
@@ -212,7 +226,7 @@ def model_add(folder: Path, home: Path, name: str | None) -> Result:
     """
     from client import registration  # noqa: PLC0415
 
-    digest = registration.add_model(AgentHome(home), folder, name or folder.name)
+    digest = registration.add_model(_at(home), folder, name or folder.name)
     return Result({"model": name or folder.name, "sha256": digest}, [f"model {digest[:12]} registered"])
 
 
@@ -230,9 +244,7 @@ def ledger_show(home: Path) -> Result:
     \b
     Example: residency agent ledger show --home /srv/residency
     """
-    with AgentHome(home).ledger() as opened:
-        balances = [opened.balance(s) for s in opened.sources()]
-        entries = {s: len(opened.show(s)) for s in opened.sources()}
+    balances, entries = _balances(_at(home))
     sources = [
         {
             "source": b.source,
@@ -252,6 +264,14 @@ def ledger_show(home: Path) -> Result:
     return Result({"sources": sources}, table(["source", "charged eps", "held", "limit", "left"], rows))
 
 
+def _balances(home: AgentHome) -> tuple[list[Balance], dict[str, int]]:
+    """Of each data source the balance, and the number of entries; nothing before the first study, and nothing made."""
+    if not (home.path / "ledger.db").exists():
+        return [], {}
+    with home.ledger() as opened:
+        return [opened.balance(s) for s in opened.sources()], {s: len(opened.show(s)) for s in opened.sources()}
+
+
 @ledger.command("plan")
 @click.argument("study", type=_FILE)
 @_HOME
@@ -264,7 +284,7 @@ def ledger_plan(study: Path, home: Path) -> Result:
     """
     from client.dry_run import dry_run  # noqa: PLC0415
 
-    return dry_run(home, study)
+    return dry_run(_at(home).path, study)
 
 
 __all__ = ["agent"]

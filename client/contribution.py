@@ -110,6 +110,7 @@ def _committed(site: Site, case: Case, message: RoundRequest, folder: Path, base
 
 
 def _attempt(site: Site, case: Case, message: RoundRequest, folder: Path, base: Vector) -> Committed:
+    site.check_ledger()
     charges = [c for c in site.ledger.charges(case.digest) if c.round == message.round]
     for paid in charges:  # a crash may have come between a charge and its entry: an auditor sees every charge
         _record_charge(site, paid, folder)
@@ -129,15 +130,28 @@ def _attempt(site: Site, case: Case, message: RoundRequest, folder: Path, base: 
     try:
         cache = site.home.study_folder(case.digest) / "cache"
         update, conformance = site.workbench.train(case, cache, message.round, attempt, base)
-    except ResidencyError as e:
-        body = {**e.as_json(), "round": message.round, "attempt": attempt}
-        if e.code != _CRASHED:
+    except Exception as e:
+        error = e if isinstance(e, ResidencyError) else _unexpected(e)
+        body = {**error.as_json(), "round": message.round, "attempt": attempt}
+        if error.code != _CRASHED:
             write_durably(folder / "failed.json", canonical(body))  # first: a log that is full must not allow a re-draw
         site.record("failure", body, case.digest)
-        raise
+        raise error from e
     write_durably(folder / f"conformance-{attempt}.json", canonical(conformance))
     write_durably(folder / f"update-{attempt}.f32", update.astype("<f4").tobytes(), private=True)
     return _commit(site, case, message.round, folder, attempt, message.base_sha256)
+
+
+def _unexpected(error: Exception) -> RunFailed:
+    """By type only: an error's text could hold data."""
+    return RunFailed(
+        "RSD-1229",
+        "the attempt ended on an unexpected error",
+        rule="a failed attempt is not drawn again",
+        found=type(error).__name__,
+        limit="a finished attempt",
+        next="report it; the run goes on without this site in this round",
+    )
 
 
 def _base_file(folder: Path, attempt: int) -> Path:

@@ -178,8 +178,8 @@ class Fleet:
         message.metadata.__dict__["_message_id"] = tree.object_id
         return message
 
-    def send(self, reply: Any, runtime_s: float) -> None:
-        """Push a whole reply."""
+    def send(self, reply: Any) -> None:
+        """Push a whole reply. The running time that Flower's message has room for is sent as 0 (invariant 4)."""
         m = self._m
         with m.no_object_id_recompute():
             reply.metadata.__dict__["_message_id"] = reply.object_id
@@ -189,7 +189,7 @@ class Fleet:
                 node=self._node,
                 messages_list=[m.message_to_proto(without_content)],
                 message_object_trees=[m.get_object_tree(reply)],
-                clientapp_runtime_list=[runtime_s],
+                clientapp_runtime_list=[0.0],  # the true one follows the number of records
             )
             response = self._call(self._client.PushMessages, request)
             push = m.make_push_object_fn_protobuf(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,10 +17,11 @@ from pydantic import Field
 
 from compliance.canonical import canonical, parse_canonical, parse_json
 from compliance.clock import now
-from compliance.errors import InputError
+from compliance.errors import EnvironmentFault, InputError
 from compliance.files import read_bytes, write_durably
 from compliance.identity import Signer, load_signer
 from compliance.law.decide import Engine, builtin_packs
+from compliance.law.pack import Pack
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
 from compliance.policy import SitePolicy
@@ -46,6 +50,7 @@ class DatasetRecord(Frozen):
     path: str
     source: str = Field(pattern=NAME)
     id_columns: tuple[str, ...] = ()
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the file when it was registered")
     added: str
 
 
@@ -163,13 +168,41 @@ class AgentHome:
 
     def study_folder(self, study: str) -> Path:
         """Where the state of one study lives."""
-        return self.path / "studies" / study[:16]
+        return self.path / "studies" / study
+
+
+@lru_cache(maxsize=1)
+def packs() -> dict[str, Pack]:
+    """The packs of this installation; they do not change while a process runs."""
+    return builtin_packs()
 
 
 @lru_cache(maxsize=4)
 def _engine(adopted: tuple[tuple[str, str], ...]) -> Engine:
     """Compiling the packs takes half a second; which packs, by digest, is all that the engine depends on."""
-    return Engine(builtin_packs(), dict(adopted))
+    return Engine(packs(), dict(adopted))
+
+
+@contextmanager
+def only_agent(home: Path) -> Iterator[None]:
+    """Hold the home for one agent process; the system frees it when the process ends, however it ends.
+
+    Raises EnvironmentFault RSD-1227 when another agent runs on it: two would train the same round twice.
+    """
+    AgentHome(home).config  # noqa: B018 - refuses a folder that is no home
+    with (home / "agent.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise EnvironmentFault(
+                "RSD-1227",
+                f"another agent runs on {home}",
+                rule="one agent for one home",
+                found="a running agent",
+                limit="none",
+                next="stop the other one first",
+            ) from e
+        yield
 
 
 def open_own_policy(anchor: Anchor, data: bytes, what: str, site: str) -> OpenPolicy:

@@ -138,7 +138,6 @@ def answer_message(config: NodeConfig, app: ClientApp, fleet: Fleet, head: Messa
     A ResidencyError goes back as its code and reason. Any other exception goes back by type only, because its text
     could hold data; its traceback goes to this site's stderr.
     """
-    started = time.monotonic()
     try:
         try:
             reply = _answer(config, app, fleet, head, tree)
@@ -149,7 +148,7 @@ def answer_message(config: NodeConfig, app: ClientApp, fleet: Fleet, head: Messa
         except Exception as e:  # noqa: BLE001 - the border between the app and the wire
             traceback.print_exc()
             reply = _error_reply(head, _APP_RAISED, _unexpected(e))
-        fleet.send(reply, time.monotonic() - started)
+        fleet.send(reply)
     except RunOver:
         return
 

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+from client.admission import file_digest
 from client.data.table import TableFile, row_keys
 from client.home import AgentHome, DatasetRecord, ModelRecord, Registry, new_node_key, open_own_policy
 from client.training.model_folder import model_digest
@@ -15,7 +16,7 @@ from compliance.errors import EnvironmentFault, InputError, Refused
 from compliance.files import read_bytes, write_durably
 from compliance.identity import PublicIdentity, load_public, new_signer, save_signer
 from compliance.trust.enrol import Invitation, make_request, open_invitation
-from compliance.trust.root import check_successor, open_trust
+from compliance.trust.root import check_successor, open_trust, signing_sites
 from compliance.validation import load_model
 
 KEY_DAYS = 365
@@ -39,6 +40,8 @@ def enrol(home: Path, invitation_file: Path, signatory: PublicIdentity, dpo: Pub
     save_signer(agent, home / "keys")
     node_key = new_node_key(home / "keys" / "node.key")
     request = make_request(invitation, agent, signatory, dpo, node_key)
+    write_durably(home / "people" / "signatory.pub.json", canonical(signatory.as_json()) + b"\n")
+    write_durably(home / "people" / "dpo.pub.json", canonical(dpo.as_json()) + b"\n")
     write_durably(home / "ca.crt", invitation.ca_pem.encode("ascii"))
     write_durably(home / "agent.json", canonical(_config(invitation)))
     return request.encode() + b"\n"
@@ -56,29 +59,52 @@ def _config(invitation: Invitation) -> dict[str, str]:
 
 
 def install_trust(home: AgentHome, file: Path) -> None:
-    """Install a trust file that carries its threshold and names this agent's key; a successor must follow the old one.
+    """Install a trust file that carries its threshold, names this site's own people, and that its signatory signed.
 
-    Raises CheckFailed RSD-6002, Refused RSD-6013, RSD-6014 or RSD-1209.
+    The threshold alone would let made-up sites name another signatory for this one. A successor must follow the old
+    file. Raises CheckFailed RSD-6002, Refused RSD-6013, RSD-6014, RSD-1209 or RSD-1228.
     """
     data = read_bytes(file, "trust file")
     anchor = open_trust(data, str(file), now())
-    own = load_public(home.path / "keys" / "agent.pub.json")
     config = home.config
-    if config.consortium != anchor.trust.consortium or own.keyid not in {
-        k.keyid for k in anchor.trust.keys_of("agent", config.site)
-    }:
+    if config.consortium != anchor.trust.consortium:
+        raise _not_ours("consortium", anchor.trust.consortium, config.consortium)
+    own = load_public(home.path / "keys" / "agent.pub.json")
+    if own.keyid not in {k.keyid for k in anchor.trust.keys_of("agent", config.site)}:
+        raise _not_ours("agent key", _keyids(anchor.trust.keys_of("agent", config.site)), own.keyid[:12])
+    for role in ("signatory", "dpo"):
+        enrolled = load_public(home.path / "people" / f"{role}.pub.json")
+        named = anchor.trust.keys_of(role, config.site)
+        if {k.keyid for k in named} != {enrolled.keyid}:
+            raise _not_ours(f"{role} key", _keyids(named), enrolled.keyid[:12])
+    if config.site not in signing_sites(anchor.trust, anchor.envelope, anchor.trust):
         raise Refused(
-            "RSD-1209",
-            "this trust file does not name this agent's key",
-            rule="an agent follows only a trust file that admits it",
-            found=anchor.trust.consortium,
-            limit=f"{config.consortium} with key {own.keyid[:12]} as agent of {config.site}",
-            next="have the enrolment request admitted, then install the new trust file",
+            "RSD-1228",
+            f"the signatory of {config.site} has not signed this trust file",
+            rule="a site follows a trust file that its own signatory signed",
+            found=", ".join(sorted(signing_sites(anchor.trust, anchor.envelope, anchor.trust))) or "nobody",
+            limit=config.site,
+            next="have the signatory compare the members with the other sites, then: residency consortium sign",
         )
     old = home.path / "trust.json"
     if old.exists() and read_bytes(old, "trust file") != data:
         check_successor(home.anchor(), anchor)
     write_durably(old, data)
+
+
+def _keyids(keys: list[PublicIdentity]) -> str:
+    return ", ".join(k.keyid[:12] for k in keys) or "none"
+
+
+def _not_ours(what: str, found: str, limit: str) -> Refused:
+    return Refused(
+        "RSD-1209",
+        f"this trust file names another {what} for this site",
+        rule="an agent follows only a trust file with the keys that it was enrolled with",
+        found=found,
+        limit=limit,
+        next="have this site's own enrolment request admitted, then install that trust file",
+    )
 
 
 def install_policy(home: AgentHome, file: Path) -> str:
@@ -101,7 +127,8 @@ def add_dataset(home: AgentHome, name: str, path: Path, source: str, id_columns:
     """Register an extract under the ledger of its data source; returns the source and how many rows were known before.
 
     An extract that shares rows with a registered source inherits that source's ledger, whatever name was asked for:
-    a copy or a re-export must not start with an empty ledger. One that overlaps two sources is refused (RSD-1231).
+    a copy or a re-export must not start with an empty ledger. Rows are known by the values of `id_columns`, in that
+    order, whatever the columns are called. One that overlaps two sources is refused (RSD-1231).
     """
     registry = home.registry()
     if any(d.name == name for d in registry.datasets):
@@ -111,14 +138,15 @@ def add_dataset(home: AgentHome, name: str, path: Path, source: str, id_columns:
         )  # fmt: skip
     asked = {
         "name": name, "path": str(path.resolve()), "source": source, "id_columns": list(id_columns),
-        "added": rfc3339(now()),
+        "sha256": "0" * 64, "added": rfc3339(now()),
     }  # fmt: skip
     record = load_model(DatasetRecord, asked, "RSD-1235", "dataset")
     table = TableFile(path).table(list(id_columns))
-    columns = list(id_columns) or [str(c) for c in table.columns]
-    keys = row_keys(home.secret(), table, columns)
+    digest = file_digest(path)
+    places = [f"id{i}" for i in range(len(id_columns))]
+    keys = row_keys(home.secret(), table[list(id_columns)].set_axis(places, axis=1), places)
     known, shared = _join_source(home.path / "rows.db", keys, source)
-    owned = record.model_copy(update={"source": known})
+    owned = record.model_copy(update={"source": known, "sha256": digest})
     home.save_registry(Registry(datasets=(*registry.datasets, owned), models=registry.models))
     return known, shared
 

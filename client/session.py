@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from client import contribution, witnessing
-from client.admission import Case, check_answers, open_case
+from client.admission import Case, check_answers, check_extract, open_case, own_answers
 from client.budget import reserve
 from client.denial import denied
 from client.site import Site, open_site
@@ -18,7 +18,8 @@ from compliance.files import write_durably
 from compliance.identity import parse_envelope
 from compliance.law.model import Decision
 from compliance.law.vocabulary import Artifact
-from compliance.log.evidence import build_evidence
+from compliance.log.entry import Entry
+from compliance.log.evidence import build_evidence, closing_body
 from compliance.messages import (
     CloseReply,
     CloseRequest,
@@ -29,6 +30,7 @@ from compliance.messages import (
     WitnessRequest,
     decode,
     encode,
+    layout_digest,
     refuse_unknown,
 )
 from compliance.roster import EntryRef
@@ -36,7 +38,7 @@ from compliance.software import BUNDLE_SHA256
 from strategies.wire import Reply, Request, Vector
 
 # What a site sends besides updates: decided once at the join, for the whole study.
-STANDING: tuple[Artifact, ...] = ("answer", "roster", "log_checkpoint")
+STANDING: tuple[Artifact, ...] = ("answer", "roster", "log_checkpoint", "log_export")
 
 
 def approved_bundles() -> frozenset[str]:
@@ -95,16 +97,25 @@ def join(site: Site, message: JoinRequest) -> Reply:
     data = message.study.encode("utf-8")
     case = open_case(site.home, data, "the proposed study")
     digest = case.digest
+    site.check_not_restored(message.known)
     approval = check_answers(case, message.answers)
+    check_extract(case)
     site.record("study", {"name": case.study.name}, digest)
-    for text in message.answers:
+    answers = own_answers(site.name, message.answers)
+    for text in answers:
         _record_own_answer(site, text, digest)
     decisions = decide_all(site, case)
     reservation = reserve(site, case)
     site.record("reservation", reservation, digest)
     prepared = site.workbench.prepare(case, site.home.study_folder(digest) / "cache")
+    write_durably(site.home.study_folder(digest) / "answers.json", canonical(list(answers)))
     write_durably(site.home.study_folder(digest) / "study.json", data)
-    body = {"run": message.run, "approval_policy": approval.policy, "device": prepared.device}
+    body = {
+        "run": message.run,
+        "approval_policy": approval.policy,
+        "device": prepared.device,
+        "layout_sha256": layout_digest(prepared.layout),
+    }
     site.record("join", body, digest)
     reply = JoinReply(
         schema="residency.joined/1",
@@ -120,8 +131,7 @@ def join(site: Site, message: JoinRequest) -> Reply:
 def _record_own_answer(site: Site, text: str, study: str) -> None:
     envelope = parse_envelope(text.encode("utf-8"), "answer")
     statement = envelope.payload_type.removeprefix("application/vnd.residency.").split(".")[0]
-    if f'"site":"{site.name}"'.encode() in envelope.payload:
-        site.record("answer", {"statement": statement, "digest": envelope.digest, "site": site.name}, study)
+    site.record("answer", {"statement": statement, "digest": envelope.digest, "site": site.name}, study)
 
 
 def decide_all(site: Site, case: Case) -> tuple[PeerDecision, ...]:
@@ -153,16 +163,18 @@ def peer_decision(peer: str, artifact: str, decision: Decision, entry: EntryRef)
 def close(site: Site, message: CloseRequest) -> Reply:
     """The run is over: free what was reserved and not spent, and hand out the evidence of this study.
 
+    The closing entry counts this site's entries of the study and fixes their places, so that nobody can leave one out.
     Asked twice, it closes once; the second answer's evidence then stands under a checkpoint that others cosigned.
     """
     case = site.joined_case(message.study)
-    body = {"rounds": len(message.rosters), "rosters": list(message.rosters)}
-    closed = [e.index for e in site.log.entries(0, study=case.digest, kind="close") if e.body == body]
-    if not closed:
+    held = site.log.entries(0, study=case.digest)
+    closed = _closing_entry(held)
+    if closed is None:
         site.ledger.release_unused(case.digest)
-        closed = [site.record("close", body, case.digest).index]
-    indices = [e.index for e in site.log.entries(0, closed[0] + 1, study=case.digest)]
-    evidence = build_evidence(site.log, indices)
+        rosters = [str(e.body["digest"]) for e in held if e.kind == "roster"]
+        closed = site.record("close", closing_body(held, rosters), case.digest).index
+    indices = [e.index for e in held if e.index < closed]
+    evidence = build_evidence(site.log, [*indices, closed])
     reply = CloseReply(
         schema="residency.closed/1",
         site=site.name,
@@ -170,3 +182,13 @@ def close(site: Site, message: CloseRequest) -> Reply:
         offer=site.offer(),
     )
     return Reply(encode(reply))
+
+
+def _closing_entry(held: list[Entry]) -> int | None:
+    """The last closing entry, unless something was joined, charged or sent after it."""
+    for entry in reversed(held):
+        if entry.kind == "close":
+            return entry.index
+        if entry.kind in {"join", "charge", "transfer", "roster"}:
+            return None
+    return None

@@ -5,15 +5,16 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from client.admission import Case, open_case
+from client.admission import Case, check_answers, open_case
 from client.home import AgentHome
 from client.workbench import Workbench
-from compliance.canonical import Json
+from compliance.canonical import Json, parse_canonical
 from compliance.errors import Refused, ResidencyError
 from compliance.files import read_bytes
 from compliance.identity import Signer
 from compliance.law.model import Decision, Party
 from compliance.law.vocabulary import Artifact
+from compliance.log import merkle
 from compliance.log.checkpoint import open_signed
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
@@ -69,10 +70,44 @@ class Site:
         self._offered = [*self._offered[-_KEPT_OFFERS:], size]
         return CheckpointOffer(origin=self.log.origin, note=self.log.checkpoint(size), proofs=proofs)
 
-    def joined_case(self, study: str) -> Case:
-        """The case of a study that this site joined; judged anew, so that an expired policy stops it.
+    def check_not_restored(self, known: str) -> None:
+        """This site's log continues `known`, its own checkpoint as others last saw it. Raises Refused RSD-1225.
 
-        Raises Refused RSD-1213 when the site did not join.
+        A home restored from a backup would train and spend again what it has forgotten.
+        """
+        if not known:
+            return
+        seen = open_signed(known, self.log.public_key, self.log.origin).checkpoint
+        size = self.log.size
+        self._offered.append(seen.size)
+        if seen.size > size or merkle.root(self.log.leaf_hashes(seen.size)) != seen.root:
+            raise Refused(
+                "RSD-1225",
+                "this site's log is older than the one that others have seen, or another one",
+                rule="a restored home may not spend again",
+                found=f"{size} entries",
+                limit=f"a continuation of {seen.size} entries",
+                next="restore the newest home; if it is lost, retire the data source with the DPO's advice",
+            )
+
+    def check_ledger(self) -> None:
+        """Every charge in the log stands in the ledger, at its place. Raises Refused RSD-1225 for a restored ledger."""
+        for entry in self.log.entries(0, kind="charge"):
+            source, seq, head = (entry.body[k] for k in ("source", "seq", "head"))
+            if not self.ledger.holds(str(source), int(seq), str(head)):
+                raise Refused(
+                    "RSD-1225",
+                    f"the ledger of data source {source} lacks a charge that the log holds",
+                    rule="what was spent stays spent",
+                    found=f"no charge number {seq}",
+                    limit=f"entry {entry.index} of the log",
+                    next="restore the newest ledger; the log tells what was charged",
+                )
+
+    def joined_case(self, study: str) -> Case:
+        """The case of a study that this site joined; judged anew, so that an expired policy or approval stops it.
+
+        Raises Refused RSD-1213 when the site did not join, and whatever a join would raise.
         """
         file = self.home.study_folder(study) / "study.json"
         if not file.exists():
@@ -84,7 +119,10 @@ class Site:
                 limit="a joined study",
                 next="start the run again: residency run start",
             )
-        return open_case(self.home, read_bytes(file, "study"), str(file))
+        case = open_case(self.home, read_bytes(file, "study"), str(file))
+        answers = parse_canonical(read_bytes(file.with_name("answers.json"), "answers"), "answers.json")
+        check_answers(case, tuple(answers))
+        return case
 
     def record_refusal(self, error: ResidencyError, study: str) -> None:
         """Log what was refused before the refusal is answered."""

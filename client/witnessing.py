@@ -6,15 +6,17 @@ from client.admission import Case
 from client.contribution import Committed
 from client.site import Site
 from compliance.canonical import parse_canonical
-from compliance.clock import parse_time
+from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import Refused, ResidencyError
-from compliance.files import read_bytes
+from compliance.files import read_bytes, write_durably
 from compliance.identity import countersign, parse_envelope
 from compliance.log import checkpoint
 from compliance.messages import CheckpointOffer, CosignedLine, WitnessReply, WitnessRequest, encode
 from compliance.roster import SCHEMA, Roster
 from compliance.validation import load_model
 from strategies.wire import Reply
+
+_CLOCK_SLACK_S = 15 * 60
 
 
 def witness(site: Site, message: WitnessRequest) -> Reply:
@@ -87,13 +89,20 @@ def cosign(site: Site, offer: CheckpointOffer, study: str) -> CosignedLine:
 def countersigned(site: Site, case: Case, text: str) -> str:
     """Countersign the roster if it tells the truth about this site. Raises Refused RSD-1224.
 
-    This site's row must be what its own log says, and no recipient may be one that this site's rules deny.
+    This site's row must be what its own log says, no recipient may be one that this site's rules deny, and there is
+    one roster for a round: another one is never signed.
     """
     data = text.encode("utf-8")
     envelope = parse_envelope(data, "roster")
     roster = load_model(Roster, parse_canonical(envelope.payload, "roster"), "RSD-1210", "roster")
     at = parse_time(roster.at)
     site.anchor.statement(data, SCHEMA, "roster", role="operator", holder=case.study.operator.name, at=at)
+    if abs((now() - at).total_seconds()) > _CLOCK_SLACK_S:
+        raise _untrue("it is not dated now", roster.at, f"{rfc3339(now())} +- {_CLOCK_SLACK_S} s")
+    file = site.home.study_folder(case.digest) / "rounds" / f"{roster.round:03d}" / "roster.sha256"
+    signed = read_bytes(file, "roster digest").decode("ascii") if file.exists() else envelope.digest
+    if signed != envelope.digest:
+        raise _untrue("another roster of this round was signed before", envelope.digest[:12], signed[:12])
     _check_row(site, case, roster)
     for name in roster.recipients:
         party = next((p for p in case.peers() if p.name == name), None)
@@ -101,7 +110,9 @@ def countersigned(site: Site, case: Case, text: str) -> str:
             raise _untrue(
                 f"recipients include {name}, to whom this site's rules deny the model", name, "no denied site"
             )
-    site.record("roster", {"round": roster.round, "digest": envelope.digest}, case.digest)
+    if not file.exists():
+        site.record("roster", {"round": roster.round, "digest": envelope.digest}, case.digest)
+        write_durably(file, envelope.digest.encode("ascii"))
     return countersign(envelope, site.signer).encode().decode("utf-8")
 
 
@@ -119,6 +130,8 @@ def _check_row(site: Site, case: Case, roster: Roster) -> None:
             row.outcome,
             "contributed" if own else "not contributed",
         )
+    if own and roster.base_sha256 != own.base_sha256:
+        raise _untrue("this site trained from another global model", roster.base_sha256[:12], own.base_sha256[:12])
     if own and (row.update_sha256, row.commit, row.charge) != (own.update_sha256, own.commit, own.charge):
         raise _untrue("it names another update of this site", str(row.update_sha256)[:12], own.update_sha256[:12])
 

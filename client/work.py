@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from compliance.messages import LayoutEntry
+from compliance.privacy.events import LEAST_NOISE_MICRO, MOST_NOISE_MICRO
 from compliance.training_spec import Frozen, ModelSpec, TaskSpec
 
 
@@ -32,7 +33,7 @@ class RoundSpec(Frozen):
     sample_denominator: int = Field(ge=1, lt=2**53)
     expected_batch: int = Field(ge=1, le=10**7)
     clip_micro: int = Field(ge=1, le=10**9)
-    noise_multiplier_micro: int = Field(ge=100_000, le=100_000_000)
+    noise_multiplier_micro: int = Field(ge=LEAST_NOISE_MICRO, le=MOST_NOISE_MICRO)
     physical_batch: int = Field(ge=1, le=4096)
     head_rate_milli: int = Field(ge=1, le=1_000_000)
     adapter_rate_milli: int = Field(ge=0, le=1_000_000)

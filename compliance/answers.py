@@ -7,6 +7,7 @@ decide; a decision against the advice needs a reason, which is logged.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -75,10 +76,17 @@ class OpenedAdvice:
     digest: str
 
 
-def open_advice(anchor: Anchor, data: bytes, what: str, subject: Literal["study", "policy"]) -> OpenedAdvice:
-    """Verify that a DPO of the named site signed it, judged at its own time. Raises CheckFailed or InputError."""
+def open_advice(
+    anchor: Anchor, data: bytes, what: str, subject: Literal["study", "policy"], seen_at: datetime | None = None
+) -> OpenedAdvice:
+    """Verify that a DPO of the named site signed it, judged at its own time and, if given, at `seen_at` too.
+
+    `seen_at` is for whoever acts on it now: `Anchor.statement`. Raises CheckFailed, InputError, Refused RSD-2205 (on
+    something else) or RSD-2211 (dated in the future).
+    """
     claimed = _peek(data, what, Advice)
-    found = anchor.statement(data, ADVICE, what, role="dpo", holder=claimed.site, at=parse_time(claimed.at))
+    at = parse_time(claimed.at)
+    found = anchor.statement(data, ADVICE, what, role="dpo", holder=claimed.site, at=at, seen_at=seen_at)
     if claimed.subject != subject:
         raise Refused("RSD-2205", f"{what} advises on a {claimed.subject}", found=claimed.subject, limit=subject)
     return OpenedAdvice(claimed, found.digest)
@@ -92,17 +100,19 @@ def read_advice(data: bytes, what: str) -> OpenedAdvice:
     return OpenedAdvice(_peek(data, what, Advice), envelope.digest)
 
 
-def open_approval(anchor: Anchor, data: bytes, what: str) -> tuple[Approval, str]:
-    """Verify that a signatory of the named site signed it, judged at its own time; with its digest."""
+def open_approval(anchor: Anchor, data: bytes, what: str, seen_at: datetime | None = None) -> tuple[Approval, str]:
+    """Verify that a signatory of the named site signed it, judged as in `open_advice`; with its digest."""
     claimed = _peek(data, what, Approval)
-    found = anchor.statement(data, APPROVAL, what, role="signatory", holder=claimed.site, at=parse_time(claimed.at))
+    at = parse_time(claimed.at)
+    found = anchor.statement(data, APPROVAL, what, role="signatory", holder=claimed.site, at=at, seen_at=seen_at)
     return claimed, found.digest
 
 
-def open_refusal(anchor: Anchor, data: bytes, what: str) -> tuple[Refusal, str]:
+def open_refusal(anchor: Anchor, data: bytes, what: str, seen_at: datetime | None = None) -> tuple[Refusal, str]:
     """Verify a refusal in the same way."""
     claimed = _peek(data, what, Refusal)
-    found = anchor.statement(data, REFUSAL, what, role="signatory", holder=claimed.site, at=parse_time(claimed.at))
+    at = parse_time(claimed.at)
+    found = anchor.statement(data, REFUSAL, what, role="signatory", holder=claimed.site, at=at, seen_at=seen_at)
     return claimed, found.digest
 
 

@@ -6,13 +6,18 @@ import base64
 import binascii
 import hashlib
 import json
-from typing import Any
+import re
+from itertools import accumulate
+from typing import Any, Final
 
 import rfc8785
 
 from compliance.errors import InputError
 
 Json = Any  # JSON of unknown shape; pydantic models narrow it at every border
+MOST_NESTED: Final = 64  # lists and objects inside each other; what Residency signs needs a dozen
+_TEXT: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: linear whatever the input
+_BRACKETS: Final = re.compile(rb"[\[\]{}]")
 
 
 def canonical(value: Json) -> bytes:
@@ -54,7 +59,11 @@ def parse_canonical(data: bytes, what: str) -> Json:
 
 
 def parse_json(data: bytes, what: str) -> Json:
-    """Strict JSON: UTF-8, no duplicate keys, no NaN. Raises InputError RSD-2002 naming `what`."""
+    """Strict JSON: UTF-8, no duplicate keys, no NaN, no lone surrogates, nested at most 64 deep (RFC 8259 section 9).
+
+    Raises InputError RSD-2002 naming `what`. Whatever walks the value afterwards may therefore recurse.
+    """
+    _refuse_depth(data, what)
 
     def no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         out: dict[str, Json] = {}
@@ -68,11 +77,29 @@ def parse_json(data: bytes, what: str) -> Json:
         raise ValueError(f"{name} is not JSON")
 
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=no_duplicates, parse_constant=no_constant)
-    except (ValueError, RecursionError) as e:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=no_duplicates, parse_constant=no_constant)
+        if b"\\u" in data:  # half of a surrogate pair can be written as an escape only, and has no UTF-8
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except ValueError as e:
         raise InputError(
             "RSD-2002", f"{what} is not valid JSON: {e}", rule="RFC 8259", next="obtain the file again"
         ) from e
+    return value
+
+
+def _refuse_depth(data: bytes, what: str) -> None:
+    """Count brackets outside texts; runs before anything that recurses, in one pass over the bytes."""
+    steps = (1 if b in b"[{" else -1 for b in _BRACKETS.findall(_TEXT.sub(b"", data)))
+    deepest = max(accumulate(steps), default=0)
+    if deepest > MOST_NESTED:
+        raise InputError(
+            "RSD-2002",
+            f"{what} is nested too deeply",
+            rule="RFC 8259 section 9: a parser may limit the depth",
+            found=f"{deepest} levels",
+            limit=f"{MOST_NESTED} levels",
+            next="obtain the file again",
+        )
 
 
 def b64encode(data: bytes) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from compliance.canonical import Json
-from compliance.errors import ResidencyError
+from compliance.errors import EnvironmentFault, ResidencyError, UsageError
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,17 @@ class Result:
 def emit_json(schema: str, fields: dict[str, Json], error: ResidencyError | None) -> None:
     """Print one JSON object: schema, ok, error, then the fields."""
     record = {"schema": schema, "ok": error is None, "error": error.as_json() if error else None, **fields}
-    click.echo(json.dumps(record, ensure_ascii=False))
+    text = json.dumps(record, ensure_ascii=False)
+    # A path given in bytes that are no UTF-8 must not turn its error into another one.
+    click.echo(text if _printable(text) else json.dumps(record))
+
+
+def _printable(text: str) -> bool:
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def emit_error(error: ResidencyError) -> None:
@@ -40,6 +50,43 @@ def emit_error(error: ResidencyError) -> None:
     click.echo(f"error {error.code}: {error.message}{compared}{rule}", err=True)
     hint = error.next or f"residency explain {error.code}"
     click.echo(f"  next: {hint}", err=True)
+
+
+def usage_error(error: click.ClickException) -> UsageError:
+    """What click found wrong with the command line, as RSD-2012; `next` names the command whose --help to read."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "residency"
+    return UsageError(
+        "RSD-2012",
+        " ".join(error.format_message().split()) or "there is nothing to do",
+        rule="usage of the command",
+        found=" ".join(error.format_message().split()),
+        limit=" ".join(context.get_usage().split()) if context else "",
+        next=f"{path} --help",
+    )
+
+
+def not_installed(name: str, missing: str, extra: str) -> EnvironmentFault:
+    """RSD-7002 of a command whose packages are not there."""
+    return EnvironmentFault(
+        "RSD-7002",
+        f"'{name}' needs the package {missing}, which is not installed",
+        found=f"no {missing}",
+        limit=f"residency[{extra}]",
+        next=f"pip install 'residency[{extra}]'",
+    )
+
+
+def _system_refused(error: OSError) -> EnvironmentFault:
+    """What the system refused and nobody foresaw: a name that is too long, a folder that may not be entered."""
+    return EnvironmentFault(
+        "RSD-7004",
+        f"the system refused {error.filename or 'an operation'}: {error.strerror or type(error).__name__}",
+        rule="what the system refuses ends the command",
+        found=error.strerror or type(error).__name__,
+        limit="a path that this user may use",
+        next="check the paths of the command and who owns them",
+    )
 
 
 def command(schema: str) -> Callable[[Callable[..., Result]], Callable[..., None]]:
@@ -52,6 +99,10 @@ def command(schema: str) -> Callable[[Callable[..., Result]], Callable[..., None
                 result = function(*args, **kwargs)
             except ResidencyError as e:
                 result = Result(error=e)
+            except BrokenPipeError:
+                raise
+            except OSError as e:
+                result = Result(error=_system_refused(e))
             if as_json:
                 emit_json(schema, result.fields, result.error)
             else:

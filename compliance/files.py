@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from compliance.errors import EnvironmentFault, InputError
+
+MOST_BYTES: Final = 64 << 20  # of one input file that is read whole
 
 
 def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
@@ -61,15 +65,27 @@ def refuse_existing(path: Path) -> None:
         )
 
 
-def read_bytes(path: Path, what: str) -> bytes:
-    """The bytes of `path`. Raises InputError RSD-2005 that names `what` and the path."""
+def read_bytes(path: Path, what: str, most: int = MOST_BYTES) -> bytes:
+    """The bytes of the plain file `path`, at most `most` of them; never waits for a pipe or a device.
+
+    Raises InputError RSD-2005 that names `what` and the path.
+    """
     try:
-        return path.read_bytes()
+        # Non-blocking: opening a pipe that nobody writes to would wait for ever.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:  # noqa: PTH123 - a descriptor
+            if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+                raise _unreadable(path, what, "no plain file", "a plain file")
+            data = f.read(most + 1)
     except OSError as e:
-        raise InputError(
-            "RSD-2005",
-            f"cannot read {what} at {path}: {e.strerror}",
-            found=e.strerror,
-            limit="a readable file",
-            next="check the path",
-        ) from e
+        raise _unreadable(path, what, str(e.strerror), "a readable file") from e
+    except ValueError as e:  # a zero byte in the name
+        raise _unreadable(path, what, "a name that no file can have", "a readable file") from e
+    if len(data) > most:
+        raise _unreadable(path, what, f"more than {most} bytes", f"{most} bytes")
+    return data
+
+
+def _unreadable(path: Path, what: str, found: str, limit: str) -> InputError:
+    return InputError(
+        "RSD-2005", f"cannot read {what} at {path}: {found}", found=found, limit=limit, next="check the path"
+    )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
-from compliance.canonical import Json, canonical, parse_canonical
+from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
 from compliance.errors import InputError
 from compliance.roster import EntryRef
 from compliance.study import SHA256
@@ -23,6 +23,11 @@ class LayoutEntry(Frozen):
     name: str = Field(min_length=1, max_length=300)
     shape: tuple[int, ...] = Field(min_length=1, max_length=4)
     a_width: int | None = Field(default=None, ge=1)
+
+
+def layout_digest(layout: tuple[LayoutEntry, ...]) -> str:
+    """SHA-256 of the canonical JSON list of the entries, as layout.json holds them."""
+    return sha256_hex(canonical([e.model_dump(mode="json", exclude_none=True) for e in layout]))
 
 
 class CheckpointOffer(Frozen):
@@ -55,7 +60,7 @@ class JoinRequest(Frozen):
     run: str = Field(pattern=NAME)
     study: str
     answers: tuple[str, ...]
-    offers: tuple[CheckpointOffer, ...] = ()
+    known: str = Field(default="", max_length=20_000, description="the last checkpoint of this site's log seen so far")
 
 
 class PeerDecision(Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +12,7 @@ from compliance.canonical import Json, parse_canonical
 from compliance.clock import parse_time, time_or_none
 from compliance.errors import Refused
 from compliance.identity import parse_envelope
+from compliance.privacy.events import LEAST_NOISE_MICRO, MOST_NOISE_MICRO, MOST_STEPS
 from compliance.training_spec import Frozen, ModelSpec, TaskSpec, TrainingSpec
 from compliance.trust.root import NAME, Anchor
 from compliance.validation import Mistake, load_model
@@ -18,7 +20,6 @@ from compliance.validation import Mistake, load_model
 SCHEMA = "residency.study/1"
 SHA256 = r"^[0-9a-f]{64}$"
 DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?$"
-MOST_STEPS = 10_000_000  # of all rounds of a study together: the range of the privacy accounting
 Purpose = Literal["scientific_research", "public_health", "quality_improvement"]
 
 
@@ -80,7 +81,7 @@ class SiteTerms(Frozen):
     batch: int = Field(ge=1, le=10**7)
     weight: int = Field(ge=1, le=10**9)
     epsilon_milli: int = Field(ge=1, le=100_000)
-    noise_multiplier_micro: int = Field(ge=200_000, le=10**9)
+    noise_multiplier_micro: int = Field(ge=LEAST_NOISE_MICRO, le=MOST_NOISE_MICRO)
 
 
 class Quorum(Frozen):
@@ -142,10 +143,11 @@ class Study(Frozen):
         return self.training.rounds + self.privacy.spare_rounds
 
 
-def open_study(anchor: Anchor, data: bytes, what: str) -> tuple[Study, str]:
+def open_study(anchor: Anchor, data: bytes, what: str, seen_at: datetime | None = None) -> tuple[Study, str]:
     """The study in a signed file, with its digest: signed by this consortium's operator, judged at `issued`.
 
-    Raises CheckFailed (signature), InputError RSD-2007 (mistakes) or Refused RSD-2210 (another consortium).
+    Whoever acts on it now gives `seen_at`: the key must be valid then too (`Anchor.statement`). Raises CheckFailed
+    (signature), InputError RSD-2007 (mistakes), Refused RSD-2210 (another consortium) or RSD-2211 (future date).
     """
     study = load_model(Study, parse_canonical(parse_envelope(data, what).payload, what), "RSD-2007", what)
     if (study.consortium, study.operator.name) != (anchor.trust.consortium, anchor.trust.operator.name):
@@ -157,8 +159,9 @@ def open_study(anchor: Anchor, data: bytes, what: str) -> tuple[Study, str]:
             limit=f"{anchor.trust.consortium}, {anchor.trust.operator.name}",
             next="give the trust file of the study's consortium",
         )
+    issued = parse_time(study.issued)
     found = anchor.statement(
-        data, SCHEMA, what, role="operator", holder=study.operator.name, at=parse_time(study.issued)
+        data, SCHEMA, what, role="operator", holder=study.operator.name, at=issued, seen_at=seen_at
     )
     return study, found.digest
 

@@ -12,7 +12,7 @@ from compliance.clock import now, rfc3339
 from compliance.errors import InputError, Refused
 from compliance.files import read_bytes
 from compliance.identity import media_type, parse_envelope
-from compliance.privacy.events import PrivacyEvent
+from compliance.privacy.events import MOST_NOISE_MICRO, PrivacyEvent
 from compliance.software import BUNDLE_SHA256, VERSION
 from compliance.study import SCHEMA, SiteTerms, Study, study_mistakes
 from compliance.study_event import study_event
@@ -103,6 +103,14 @@ def noise_for(study: Study, terms: SiteTerms) -> int:
     noise = _calibrated(terms.epsilon_milli, inverse_delta, rate, study.training.steps * rounds)
     while _epsilon(_with_noise(study, terms, noise), inverse_delta) > terms.epsilon_milli:
         noise = _next_four_digits(noise)
+        if noise > MOST_NOISE_MICRO:
+            raise Refused(
+                "RSD-4004",
+                "no noise multiplier up to 100 meets this eps",
+                found="more than the target at 100",
+                limit=f"{terms.epsilon_milli} milli-eps",
+                next="allow a larger eps, fewer steps or a smaller sampling rate",
+            )
     return noise
 
 

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from compliance.canonical import MOST_NESTED
 from compliance.errors import InputError
 from compliance.files import read_bytes
 
 M = TypeVar("M", bound=BaseModel)
+_MOST_YAML = 1 << 20  # bytes: files that people write, and a slow parser
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,27 @@ def _dotted(loc: tuple[int | str, ...]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 safe loader that refuses duplicate keys and aliases.
+    """YAML 1.1 safe loader that refuses duplicate keys, aliases, tags and what is nested more than 64 deep.
 
     Dates, yes/no, 010 and 1:30 stay as they were written: YAML 1.1 would read the last two as 8 and 90.
     """
 
+    depth = 0
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """An alias lets a short file stand for a huge or endless one."""
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # the stubs leave it out
-            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not allowed", mark)
-        return super().compose_node(parent, index)
+        """An alias lets a short file stand for a huge or endless one; a tag makes a value of another kind."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it out
+        for wrong, problem in (
+            (isinstance(event, yaml.AliasEvent), "anchors and aliases are not allowed"),
+            (getattr(event, "tag", None) is not None, "tags are not allowed"),
+            (self.depth >= MOST_NESTED, f"nested more than {MOST_NESTED} deep"),
+        ):
+            if wrong:
+                raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -143,12 +155,12 @@ class YamlFile:
 
 def read_yaml(path: Path, what: str) -> YamlFile:
     """Read a YAML file. Raises InputError RSD-2006 with the line of a syntax error."""
-    text = read_bytes(path, what)
+    text = read_bytes(path, what, _MOST_YAML)
     try:
         loader = _Loader(text.decode("utf-8"))
         node = loader.get_single_node()
         value = loader.construct_document(node) if node is not None else None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
+    except (yaml.YAMLError, ValueError) as e:  # ValueError: no UTF-8, or a number of thousands of digits
         mark = getattr(e, "problem_mark", None)
         at = f" line {mark.line + 1}" if mark else ""
         problem = getattr(e, "problem", None) or str(e)

@@ -92,9 +92,13 @@ class Service:
             next=f"read {self.output}",
         )
 
+    def ask_to_stop(self) -> None:
+        """SIGTERM to the group."""
+        _signal_group(self.process, signal.SIGTERM)
+
     def stop(self, grace_s: float = 15.0) -> None:
         """SIGTERM to the group, SIGKILL after the grace period."""
-        _signal_group(self.process, signal.SIGTERM)
+        self.ask_to_stop()
         try:
             self.process.wait(grace_s)
         except subprocess.TimeoutExpired:

@@ -31,6 +31,8 @@ class Federation:
 
     def stop(self) -> None:
         """End the agents, then the server."""
+        for agent in self.agents:
+            agent.ask_to_stop()
         for service in (*self.agents, self.server):
             service.stop()
 

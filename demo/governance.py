@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def found_consortium(crew: Crew, folders: Folders) -> None:
-    """The operator makes its home; each site makes its keys and enrols; three signatories sign the trust file."""
+    """The operator makes its home; each site makes its keys and enrols; each signatory signs the trust file."""
     home = folders.coordinator
     crew.done(
         "consortium", "init", CONSORTIUM, "--operator", OPERATOR, "--jurisdiction", OPERATOR_JURISDICTION,
@@ -33,7 +33,7 @@ def found_consortium(crew: Crew, folders: Folders) -> None:
     requests = each(_WORKERS, SITES, lambda site: _enrol(crew, folders, site))
     draft = folders.out / "trust.draft.json"
     crew.done("consortium", "admit", *requests, "--home", home, "--out", draft)
-    for site in SITES[:THRESHOLD]:
+    for site in SITES:
         crew.done("consortium", "sign", draft, "--key", folders.office(site.name) / "signatory.key")
     crew.done("consortium", "admit", "--install", draft, "--home", home)
     shutil.copyfile(home / "trust.json", folders.trust)

@@ -81,7 +81,6 @@ class Story:
         self._results()
         self._verify()
         self._attack_after(terms)
-        services.stop()
 
     def _govern(self) -> tuple[Terms, federation.Federation]:
         screen, crew, folders = self.screen, self.crew, self.folders
@@ -139,7 +138,6 @@ class Story:
         self.screen.stopped(stopped)
 
     def _run(self, services: federation.Federation) -> Path:
-        del services
         screen, folders, findings = self.screen, self.folders, self.findings
         screen.head(f"LIVE ROUNDS  ({self.training.rounds}, one agent process a site, TLS)")
         with screen.rounds(self.training.rounds) as live:
@@ -152,6 +150,7 @@ class Story:
             ended, findings.run_seconds = federation.watched_run(self.crew, folders, folders.study, seen)
         if ended.exit_code != 0:
             raise ended.failure("exit 0")
+        services.stop()  # what follows needs no server and no agent, and the measuring needs their memory
         record = ended.json()
         self._start_baselines([s.name for s in TRAINING if s.name not in FIRST_HALF], pooled=True)
         findings.rounds = int(record["rounds"])

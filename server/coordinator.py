@@ -10,7 +10,7 @@ from compliance.canonical import Json, canonical
 from compliance.clock import now
 from compliance.errors import ResidencyError, RunFailed
 from compliance.identity import Signer, load_signer, parse_envelope
-from compliance.log.evidence import build_evidence
+from compliance.log.evidence import build_evidence, closing_body
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
 from compliance.messages import (
@@ -102,15 +102,8 @@ def _run(r: Run) -> None:
 
 def join(r: Run) -> dict[str, JoinReply]:
     """Ask every site of the study to join; a refusal is kept with its reason. Layouts must agree."""
-    message = JoinRequest(
-        schema="residency.join/1",
-        run=r.folder.run,
-        study=r.folder.study().decode("utf-8").rstrip("\n"),
-        answers=r.folder.answers(),
-    )
-    request = Request("join", encode(message))
     joined: dict[str, JoinReply] = {}
-    asked = {s.name: request for s in r.study.sites if s.name in r.nodes}
+    asked = {s.name: _join_request(r, s.name) for s in r.study.sites if s.name in r.nodes}
     for site, answer in r.ask(asked, JOIN_LIMIT_S).items():
         try:
             joined[site] = _joined(r, site, answer, joined)
@@ -118,6 +111,18 @@ def join(r: Run) -> dict[str, JoinReply]:
             r.absent[site] = e
             r.folder.event("absent", site=site, error=e.as_json())
     return joined
+
+
+def _join_request(r: Run, site: str) -> Request:
+    """The signed study, all answers, and what was last seen of the site's log, so that a restored site notices."""
+    message = JoinRequest(
+        schema="residency.join/1",
+        run=r.folder.run,
+        study=r.folder.study().decode("utf-8").rstrip("\n"),
+        answers=r.folder.answers(),
+        known=r.desk.last_note(site),
+    )
+    return Request("join", encode(message))
 
 
 def _joined(r: Run, site: str, answer: Reply | ResidencyError, others: dict[str, JoinReply]) -> JoinReply:
@@ -203,7 +208,7 @@ def body_of(answer: Reply | ResidencyError) -> bytes:
 
 def close(r: Run, members: tuple[str, ...], rosters: tuple[str, ...]) -> None:
     """Close at every site that joined, have the last checkpoints cosigned, and collect the evidence of all logs."""
-    r.record("close", {"rounds": len(rosters), "rosters": list(rosters)})
+    r.record("close", closing_body(r.log.entries(0, study=r.digest), rosters))
     left_out = close_at(r, tuple(r.left_out), rosters)
     for site, reply in {**close_at(r, members, rosters, EVIDENCE_LIMIT_S), **left_out}.items():
         r.desk.try_show(site, reply.offer)

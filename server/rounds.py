@@ -122,10 +122,10 @@ class Rounds:
             return _without(site, jurisdiction, answer)
         try:
             reply, update = _contribution(site, answer)
+            self._run.desk.show(site, reply.offer)  # a log that does not continue covers nothing
             total.add(site, update)
         except ResidencyError as e:  # the site answered, and its answer is rejected here
             return RosterRow(site=site, jurisdiction=jurisdiction, outcome="failed", reason=reason_of(e))
-        self._run.desk.try_show(site, reply.offer)
         return RosterRow(
             site=site,
             jurisdiction=jurisdiction,

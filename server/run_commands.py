@@ -5,17 +5,50 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
+from pydantic import BaseModel, ConfigDict, Field
 
-from compliance.canonical import Json, parse_canonical, sha256_hex
+from compliance.canonical import Json, parse_canonical, parse_json, sha256_hex
 from compliance.cli import Result, command, table
 from compliance.errors import InputError
 from compliance.files import read_bytes
 from compliance.identity import parse_envelope
+from compliance.roster import Roster
+from compliance.validation import load_model
 from server.commands import HOME
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
+_FILE = click.Path(path_type=Path)  # a folder instead of a file is a wrong file, no wrong usage
+
+
+class _Lenient(BaseModel):
+    """What is shown of a record that holds more."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class _End(_Lenient):
+    """Of result.json."""
+
+    schema_: Literal["residency.run/1"] = Field(alias="schema")
+    run: str
+    study: str
+    outcome: str
+
+
+class _Error(_Lenient):
+    code: str
+    message: str
+    rule: str
+
+
+class _Event(_Lenient):
+    """Of a line of events.jsonl."""
+
+    event: str
+    site: str = ""
+    error: _Error | None = None
 
 
 @click.group()
@@ -50,7 +83,7 @@ def run_start(study: Path, home: Path, answers: Path, bundle: Path | None) -> Re
 
 
 @run.command("show")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=click.Path(path_type=Path))
 @command("residency.run.show/1")
 def run_show(folder: Path) -> Result:
     """Outcome, rounds and sites of a run.
@@ -61,50 +94,55 @@ def run_show(folder: Path) -> Result:
     file = folder / "result.json"
     if not file.exists():
         raise InputError("RSD-8213", f"{folder} holds no finished run", found="no result.json", limit="result.json")
-    fields, lines = summary(folder, parse_canonical(read_bytes(file, "result"), str(file)))
-    return Result(fields, lines)
+    return Result(*summary(folder, parse_canonical(read_bytes(file, "result"), str(file))))
 
 
 def summary(folder: Path, result: dict[str, Json]) -> tuple[dict[str, Json], list[str]]:
-    """What a run was: for JSON and for people. A site's outcome is that of the last roster."""
+    """What a run was: for JSON and for people. A site's outcome is that of the last roster.
+
+    Raises InputError RSD-8213 when a file of the run does not have its form.
+    """
+    end = load_model(_End, result, "RSD-8213", str(folder / "result.json"))
     rosters = sorted((folder / "rosters").glob("*.json"))
     rows: list[dict[str, Json]] = []
     if rosters:
-        last = parse_canonical(parse_envelope(read_bytes(rosters[-1], "roster"), "roster").payload, "roster")
+        payload = parse_canonical(parse_envelope(read_bytes(rosters[-1], "roster"), "roster").payload, "roster")
+        last = load_model(Roster, payload, "RSD-8213", str(rosters[-1]))
         rows = [
             {
-                "name": w["site"],
-                "jurisdiction": w["jurisdiction"],
-                "outcome": w["outcome"],
-                "code": w["reason"]["code"] if w["reason"] else "",
-                "reason": w["reason"]["message"] if w["reason"] else "",
-                "rule": w["reason"]["rule"] if w["reason"] else "",
+                "name": w.site,
+                "jurisdiction": w.jurisdiction,
+                "outcome": w.outcome,
+                "code": w.reason.code if w.reason else "",
+                "reason": w.reason.message if w.reason else "",
+                "rule": w.reason.rule if w.reason else "",
             }
-            for w in last["rows"]
+            for w in last.rows
         ]
     fields: dict[str, Json] = {
-        "run": result["run"],
-        "study": result["study"],
-        "outcome": result["outcome"],
+        "run": end.run,
+        "study": end.study,
+        "outcome": end.outcome,
         "rounds": len(rosters),
         "sites": rows or _absent(folder),
         "folder": str(folder),
     }
     shown = [[r["name"], r["jurisdiction"], r["outcome"], r["code"]] for r in fields["sites"]]
-    head = f"run {result['run']}: {result['outcome']} after {len(rosters)} rounds"
+    head = f"run {end.run}: {end.outcome} after {len(rosters)} rounds"
     return fields, [head, *table(["site", "where", "outcome", "code"], shown)]
 
 
 def _absent(folder: Path) -> list[dict[str, Json]]:
     """A run that ended before its first roster: the reasons stand in its events."""
     out: list[dict[str, Json]] = []
-    for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
-        if event["event"] in {"absent", "refused"}:
-            e = event["error"]
+    file = folder / "events.jsonl"
+    for line in read_bytes(file, "events").splitlines():
+        event = load_model(_Event, parse_json(line, str(file)), "RSD-8213", str(file))
+        e = event.error
+        if event.event in {"absent", "refused"} and e:
             out.append(
-                {"name": event["site"], "jurisdiction": "", "outcome": "refused", "code": e["code"],
-                 "reason": e["message"], "rule": e["rule"]}
+                {"name": event.site, "jurisdiction": "", "outcome": "refused", "code": e.code,
+                 "reason": e.message, "rule": e.rule}
             )  # fmt: skip
     return out
 

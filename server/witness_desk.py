@@ -39,6 +39,10 @@ class WitnessDesk:
         self._offers[offer.origin] = offer
         self._keep(CosignedLine(origin=offer.origin, size=done.size, witness=self._witness.name, line=done.line))
 
+    def last_note(self, site: str) -> str:
+        """The last checkpoint of the site's log that was cosigned here; empty if there is none."""
+        return next(iter(reversed(self._witness.notes(self._anchor.trust.log_origin(site)))), "")
+
     def offers_for(self, site: str) -> tuple[CheckpointOffer, ...]:
         """The checkpoints that `site` is asked to cosign: all but its own, the operator's included."""
         own = self._anchor.trust.log_origin(site)

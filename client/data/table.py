@@ -49,27 +49,34 @@ _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 }
 
 
+# What the libraries raise on damaged files, beside their own classes (which derive from these).
+_PARSER_ERRORS = (ValueError, OSError, LookupError, TypeError, AttributeError, ArithmeticError, NotImplementedError)
+
+
 def load_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """The rows of `path` with `columns`, all of them if none is named, in file order.
 
     Raises InputError RSD-2300 (no file), RSD-2301 (not .csv, .parquet or .jsonl, or not readable as such), RSD-2302
-    (no rows), RSD-2303 (a column is missing). Messages hold the path and column names, never a value.
+    (no rows), RSD-2303 (a column is missing). An error reaches the operator and the log: it names columns of the study
+    and numbers of columns, nothing of the file. Without a header the first patient would be the "columns".
     """
     if not path.is_file():
         raise InputError(
-            "RSD-2300", f"there is no table at {path}", found="no file", limit="a readable file",
+            "RSD-2300", "the dataset's file is not there", found="no file", limit="a readable file",
             next="check the path of the dataset",
         )  # fmt: skip
     table = _read(path)
     if table.empty:
         raise InputError(
-            "RSD-2302", f"the table {path} has no rows", found="0 rows", limit="at least 1 row",
+            "RSD-2302", "the dataset has no rows", found="0 rows", limit="at least 1 row",
             next="export the dataset again",
         )  # fmt: skip
+    if not table.columns.is_unique:
+        raise _unreadable("columns of the same name")
     if missing := sorted(set(columns) - set(table.columns)):
         raise InputError(
-            "RSD-2303", f"the table {path} lacks a column of the study", rule="the study's template and label name it",
-            found=f"missing: {', '.join(missing)}", limit=f"present: {', '.join(map(str, table.columns))}",
+            "RSD-2303", "the dataset lacks a column that is asked for", rule="the study's template and label name it",
+            found=f"missing: {', '.join(missing)}", limit=f"{len(table.columns)} columns present",
             next="export these columns too, or ask the operator to change the study",
         )  # fmt: skip
     return table[list(dict.fromkeys(columns))] if columns else table
@@ -78,19 +85,19 @@ def load_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 def _read(path: Path) -> pd.DataFrame:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise _unreadable(path, path.suffix or "no suffix")
+        raise _unreadable("another suffix")
     try:
         return reader(path)
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
-    except (ValueError, OSError, UnicodeDecodeError, pd.errors.ParserError) as e:
+    except _PARSER_ERRORS as e:
         # The library's message may quote a row; its type is enough.
-        raise _unreadable(path, type(e).__name__) from None
+        raise _unreadable(type(e).__name__) from None
 
 
-def _unreadable(path: Path, found: str) -> InputError:
+def _unreadable(found: str) -> InputError:
     return InputError(
-        "RSD-2301", f"{path} cannot be read as a table", rule="the suffix tells the format", found=found,
+        "RSD-2301", "the dataset cannot be read as a table", rule="the suffix tells the format", found=found,
         limit=", ".join(_READERS), next="export the dataset as CSV, Parquet or JSON Lines",
     )  # fmt: skip
 
@@ -103,8 +110,8 @@ def canonical_text(value: Any) -> str | None:
     """
     if value is None or value is pd.NA or value is pd.NaT:
         return None
-    if hasattr(value, "item"):
-        value = value.item()
+    if hasattr(value, "tolist"):  # a numpy scalar, or the list in a cell of a Parquet file
+        value = value.tolist()
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):

@@ -43,11 +43,11 @@ def _labels(task: TaskSpec, column: pd.Series) -> npt.NDArray[np.int64]:
     values = [canonical_text(v) for v in column.tolist()]
     # A missing class is never the "other" class: nobody said what it is.
     names = [None if v is None else task.label_values.get(v, task.label_other) for v in values]
-    if unknown := {v for v, name in zip(values, names, strict=True) if name is None}:
+    if None in names:
         raise InputError(
             "RSD-2304", f"column {task.label_column} holds classes that the study does not know",
             rule="every class is in task.label_values, or task.label_other is set; a missing class is an error",
-            found=f"{len(unknown)} unknown or missing", limit=f"{len(task.label_values)} known",
+            found="classes unknown or missing", limit=f"{len(task.label_values)} known",
             next="correct the export, or ask the operator to change the study",
         )  # fmt: skip
     if len(Counter(names)) < 2:

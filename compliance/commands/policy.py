@@ -205,7 +205,9 @@ def _decide(
     if advice_file is not None:
         data = read_bytes(advice_file, "advice")
         opened = (
-            open_advice(anchor, data, str(advice_file), "policy") if anchor else read_advice(data, str(advice_file))
+            open_advice(anchor, data, str(advice_file), "policy", now())
+            if anchor
+            else read_advice(data, str(advice_file))
         )
         named = (opened.advice.subject, opened.advice.site, opened.advice.digest)
         wanted = ("policy", found.site, policy_digest(found))

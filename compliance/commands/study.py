@@ -96,7 +96,7 @@ def check(file: Path, policy_file: Path | None, trust_file: Path | None, home: P
         fields["inside_policy_of"] = policy.site
     if trust_file is not None and file.suffix == ".json":
         anchor = load_anchor(trust_file, now())
-        _, fields["digest"] = open_study(anchor, read_bytes(file, "study"), str(file))
+        _, fields["digest"] = open_study(anchor, read_bytes(file, "study"), str(file), now())
         check_members(found, anchor.trust)
         lines.append(f"signed by the operator, every site is a member; digest {fields['digest']}")
     if home is not None:
@@ -158,7 +158,7 @@ def propose(file: Path, home: Path) -> Result:
     place.config()
     anchor = place.anchor()
     data = read_bytes(file, "study")
-    found, digest = open_study(anchor, data, str(file))
+    found, digest = open_study(anchor, data, str(file), now())
     check_members(found, anchor.trust)
     not_ended(found)
     kept = place.study_folder(digest) / "study.json"

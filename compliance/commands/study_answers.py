@@ -90,9 +90,9 @@ def approve(
     signer = load_role(key_file, "signatory", "approve a study")
     refuse_existing(out)
     anchor = load_anchor(trust_file, now())
-    study, digest = open_study(anchor, read_bytes(file, "study"), str(file))
+    study, digest = open_study(anchor, read_bytes(file, "study"), str(file), now())
     policy_digest = _inside_policy(anchor, study, signer, policy_file)
-    advice = open_advice(anchor, read_bytes(advice_file, "advice"), str(advice_file), "study")
+    advice = open_advice(anchor, read_bytes(advice_file, "advice"), str(advice_file), "study", now())
     record = {
         "schema": APPROVAL,
         "subject": "study",
@@ -108,7 +108,8 @@ def approve(
     check_approval(approval, digest, study, signer.identity.holder, policy_digest, advice)
     envelope = seal(approval.as_json(), signer)
     data = envelope.encode() + b"\n"
-    open_approval(anchor, data, str(out))  # nobody would accept an approval by a key that trust.json does not list
+    # Nobody would accept an approval by a key that trust.json does not list.
+    open_approval(anchor, data, str(out), now())
     write_new(out, data)
     lines = [
         f"approved   study {study.name} {digest[:12]} for {signer.identity.holder}, under policy {policy_digest[:12]}"

@@ -17,6 +17,7 @@ Artifact = Literal[
     "answer",
     "roster",
     "log_checkpoint",
+    "log_export",
 ]
 Purpose = Literal[
     "scientific_research", "public_health", "quality_improvement", "study_administration", "audit", "publication"

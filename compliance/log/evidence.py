@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import BaseModel, ConfigDict, Field
 
-from compliance.canonical import b64decode, b64encode
+from compliance.canonical import b64decode, b64encode, canonical, sha256_hex
 from compliance.errors import CheckFailed, ResidencyError
 from compliance.log import checkpoint, cosign, merkle, note
 from compliance.log.checkpoint import Checkpoint
@@ -67,6 +67,21 @@ class _Claim:
 
     checkpoint: Checkpoint
     cosigners: tuple[str, ...]
+
+
+def closing_body(entries: Sequence[Entry], rosters: Sequence[str]) -> dict[str, Any]:
+    """Body of the entry that closes a study in a log: how many entries it has, and where they stand.
+
+    `entries` are all entries of the study before the closing one, in order; `rosters` the digests of its rosters. The
+    count and the SHA-256 of the canonical list of indices make an omission from evidence visible.
+    """
+    indices = [e.index for e in entries]
+    return {
+        "rounds": len(rosters),
+        "rosters": list(rosters),
+        "entries": len(indices),
+        "entries_sha256": sha256_hex(canonical(indices)),
+    }
 
 
 def build_evidence(store: LogStore, indices: Iterable[int], size: int | None = None) -> LogEvidence:

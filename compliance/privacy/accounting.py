@@ -17,13 +17,12 @@ from functools import lru_cache
 from typing import Any
 
 from compliance.errors import InputError, Refused
-from compliance.privacy.events import PrivacyEvent
+from compliance.privacy.events import LEAST_NOISE_MICRO, MOST_NOISE_MICRO, PrivacyEvent
 from compliance.privacy.rdp_filter import conversion, step_cost_nano
 
 _FINE = 1e-4  # spacing of the loss grid: the pessimistic error is far below a milli-eps
 _COARSE = 1e-3  # ten times faster, still an upper bound: narrows the search, and serves little noise
 _LITTLE_NOISE_MICRO = 500_000  # below it losses are so large that the fine grid gains nothing and takes seconds
-_MIN_NOISE_MICRO, _MAX_NOISE_MICRO = 200_000, 1_000_000_000  # the range of PrivacyEvent.noise_multiplier_micro
 _RDP_ORDERS = (*range(2, 33), 40, 48, 64, 96, 128, 256, 512)
 _LOUD_ORDERS = (2, 3, 4, 6, 9, 14)
 _LOUD_MILLI = 40_000  # beyond eps 40 the RDP bound is given: PLD's grids would grow to gigabytes to say the same
@@ -64,7 +63,7 @@ def calibrate(
     """The smallest noise multiplier of four significant digits, in micro, whose `epsilon` meets the target.
 
     Four digits are at most 1e-3 apart, relatively. Deterministic. `steps_total` and `tv_error_femto` cover all
-    rounds and spare attempts. Raises Refused RSD-4004 if no multiplier up to 1000 meets the target.
+    rounds and spare attempts. Raises Refused RSD-4004 if no multiplier up to 100 meets the target.
     """
     rate = Fraction(sample_numerator, sample_denominator)
 
@@ -88,7 +87,7 @@ def calibrate(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if meets(middle, _COARSE) else (middle, high)
-    while _noise(high - 1) >= _MIN_NOISE_MICRO and meets(high - 1, _FINE):
+    while _noise(high - 1) >= LEAST_NOISE_MICRO and meets(high - 1, _FINE):
         high -= 1
     return _noise(high)
 
@@ -124,7 +123,7 @@ def _index(noise_micro: int) -> int:
 
 def _bracket(meets: Callable[[int], bool], target: int) -> tuple[int, int]:
     """(low, high): `high` meets the target, `low` does not or lies below the range."""
-    bottom, top = _index(_MIN_NOISE_MICRO), _index(_MAX_NOISE_MICRO)
+    bottom, top = _index(LEAST_NOISE_MICRO), _index(MOST_NOISE_MICRO)
     at, stride = _index(1_000_000), 2000
     if meets(at):
         while at > bottom and meets(max(at - stride, bottom)):
@@ -134,8 +133,8 @@ def _bracket(meets: Callable[[int], bool], target: int) -> tuple[int, int]:
         if at + stride >= top:
             raise Refused(
                 "RSD-4004",
-                "no noise multiplier up to 1000 meets this eps",
-                found="more than the target at 1000",
+                "no noise multiplier up to 100 meets this eps",
+                found="more than the target at 100",
                 limit=f"{target} milli-eps",
                 next="allow a larger eps, fewer steps or a smaller sampling rate",
             )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from compliance.training_spec import Frozen
+
+# The one set of bounds: study, event, calibration and the worker's request take theirs from here.
+LEAST_NOISE_MICRO: Final = 200_000
+MOST_NOISE_MICRO: Final = 100_000_000  # the lattice of the noise covers sigma up to 100
+MOST_STEPS: Final = 100_000  # of all rounds of a study together
 
 
 class PrivacyEvent(Frozen):
@@ -23,10 +28,10 @@ class PrivacyEvent(Frozen):
     """
 
     mechanism: Literal["poisson_gaussian"] = "poisson_gaussian"
-    noise_multiplier_micro: int = Field(ge=200_000, le=1_000_000_000)
+    noise_multiplier_micro: int = Field(ge=LEAST_NOISE_MICRO, le=MOST_NOISE_MICRO)
     sample_numerator: int = Field(ge=1, le=2**40)
     sample_denominator: int = Field(ge=1, le=2**40)
-    steps: int = Field(ge=1, le=100_000)
+    steps: int = Field(ge=1, le=MOST_STEPS)
     unit: Literal["record", "patient"]
     adjacency: Literal["add_remove"] = "add_remove"
     tv_error_femto: int = Field(default=0, ge=0, le=10**15)

@@ -170,6 +170,14 @@ class Ledger:
         with self._lock:
             return rules.plan(self._read(source), event)
 
+    def holds(self, source: str, seq: int, head: str) -> bool:
+        """Whether the entry `seq` of `source` is there and ends the chain at `head`."""
+        with self._lock, _disk(self._path):
+            row = self._connection.execute(
+                "SELECT head FROM entries WHERE source = ? AND seq = ?", (source, seq)
+            ).fetchone()
+        return row is not None and row[0] == head
+
     def charges(self, study: str) -> tuple[Charge, ...]:
         """All charges of `study`, by data source and sequence number."""
         with self._lock:

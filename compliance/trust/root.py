@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
 from compliance.canonical import Json, parse_canonical
-from compliance.clock import parse_time, rfc3339, time_or_none
+from compliance.clock import now, parse_time, rfc3339, time_or_none
 from compliance.errors import CheckFailed, InputError, Refused
 from compliance.files import read_bytes
 from compliance.identity import Envelope, PublicIdentity, Role, media_type, parse_envelope
@@ -24,6 +24,7 @@ from compliance.validation import load_model
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 SCHEMA = "residency.trust/1"
+CLOCK_SLACK: Final = timedelta(minutes=5)  # how far ahead of ours the clock of a signer may be
 
 
 class Member(Frozen):
@@ -97,13 +98,24 @@ class Trust(Frozen):
         """Name under which a member cosigns the others' checkpoints, with its agent (or operator) key."""
         return f"residency/{self.consortium}/{name}/witness"
 
-    def log_key(self, name: str) -> PublicIdentity:
-        """The key that signs and cosigns for a member's log: its agent key, or the operator key. Raises RSD-6010."""
+    def log_key(self, name: str, at: datetime | None = None) -> PublicIdentity:
+        """The key that signs and cosigns for a member's log `at` that time (default: now): agent or operator key.
+
+        Of several that are unrevoked and in their period then, the one that came last. Raises InputError RSD-6010.
+        """
         role: Role = "operator" if name == self.operator.name else "agent"
-        keys = self.keys_of(role, name)
-        if not keys:
-            raise InputError("RSD-6010", f"{name} has no {role} key in the trust file", found=name, limit=role)
-        return keys[-1]
+        when = at or now()
+        valid = [k for k in self.keys_of(role, name) if k.may_sign_at(when)]
+        if not valid:
+            raise InputError(
+                "RSD-6010",
+                f"{name} has no valid {role} key in the trust file",
+                rule=f"trust version {self.version}",
+                found=f"{len(self.keys_of(role, name))} {role} keys of {name}, none valid {rfc3339(when)}",
+                limit=f"an unrevoked {role} key in its period",
+                next="enrol the member again, and install the next trust file",
+            )
+        return max(valid, key=lambda k: (parse_time(k.not_before), k.keyid))
 
 
 @dataclass(frozen=True)
@@ -124,11 +136,22 @@ class Anchor:
     envelope: Envelope
 
     def statement(
-        self, data: bytes, schema: str, what: str, *, role: Role, holder: str | None, at: datetime
+        self,
+        data: bytes,
+        schema: str,
+        what: str,
+        *,
+        role: Role,
+        holder: str | None,
+        at: datetime,
+        seen_at: datetime | None = None,
     ) -> Statement:
         """Open a statement of this `schema` that a `role` key (of `holder`, if given), valid at `at`, signed.
 
-        Raises CheckFailed RSD-6006 (bad signature), RSD-6011 (nobody entitled signed) or InputError (malformed).
+        `at` is what the signer claims. Whoever sees the statement for the first time gives `seen_at`: then the key must
+        be valid at that time too, or a key revoked since could backdate, and `at` must not lie ahead of it. Raises
+        CheckFailed RSD-6006 (bad signature), RSD-6011 (nobody entitled signed), Refused RSD-2211 (dated in the future)
+        or InputError (malformed).
         """
         envelope = parse_envelope(data, what)
         if envelope.payload_type != media_type(schema):
@@ -138,12 +161,22 @@ class Anchor:
                 found=envelope.payload_type,
                 limit=media_type(schema),
             )
-        good = self.signers(envelope, role, holder, at)
+        if seen_at is not None and at > seen_at + CLOCK_SLACK:
+            raise Refused(
+                "RSD-2211",
+                f"{what} is dated in the future",
+                rule=f"a statement is at most {CLOCK_SLACK.seconds // 60} minutes ahead of whoever sees it",
+                found=rfc3339(at),
+                limit=rfc3339(seen_at),
+                next="have it signed again; if a clock is wrong, set it",
+            )
+        good = [k for k in self.signers(envelope, role, holder, at) if seen_at is None or k.may_sign_at(seen_at)]
         if not good:
+            when = rfc3339(at) if seen_at is None else f"{rfc3339(at)} and {rfc3339(seen_at)}"
             raise CheckFailed(
                 "RSD-6011",
                 f"nobody entitled signed {what}",
-                rule=f"trust version {self.trust.version}: a {role} key of {holder or 'a member'}, valid {rfc3339(at)}",
+                rule=f"trust version {self.trust.version}: a {role} key of {holder or 'a member'}, valid {when}",
                 found=", ".join(k[:12] for k, _ in envelope.signatures) or "no signature",
                 limit=", ".join(k.keyid[:12] for k in self.trust.keys_of(role, holder)) or "no such key",
                 next="have the right person sign it, with the key that stands in trust.json",

@@ -28,7 +28,21 @@ def _state(home):
 
 
 def _add(home, path, *more):
-    return "agent", "dataset", "add", "extra", "--home", home, "--path", path, "--source", "x", *more
+    return (
+        "agent",
+        "dataset",
+        "add",
+        "extra",
+        "--home",
+        home,
+        "--path",
+        path,
+        "--source",
+        "x",
+        "--id-column",
+        "patient_id",
+        *more,
+    )
 
 
 # --- datasets -------------------------------------------------------------------------------------------------------
@@ -58,7 +72,7 @@ def test_a_data_file_that_cannot_be_used(home, tmp_path, name, content, code):
     if content is not None:
         path.write_bytes(content)
     before = _state(home)
-    error = refused(3, code, *_add(home, path, "--id-column", "patient_id"))
+    error = refused(3, code, *_add(home, path))
     assert error["found"]
     assert error["limit"]
     assert _state(home) == before
@@ -67,7 +81,20 @@ def test_a_data_file_that_cannot_be_used(home, tmp_path, name, content, code):
 def test_a_name_that_is_taken(home, tmp_path):
     table = write_table(tmp_path / "t.csv", 20)
     error = refused(
-        3, "RSD-1230", "agent", "dataset", "add", "thyroid", "--home", home, "--path", table, "--source", "x"
+        3,
+        "RSD-1230",
+        "agent",
+        "dataset",
+        "add",
+        "thyroid",
+        "--home",
+        home,
+        "--path",
+        table,
+        "--source",
+        "x",
+        "--id-column",
+        "patient_id",
     )
     assert error["found"] == "thyroid"
 
@@ -77,7 +104,8 @@ def test_a_name_that_is_none_leaves_nothing_behind(home, tmp_path, name):
     """A registry that can be written but not read again would lock the agent out of its own data."""
     table = write_table(tmp_path / "t.csv", 20)
     before = _state(home)
-    result = run("agent", "dataset", "add", name, "--home", home, "--path", table, "--source", "x", "--json")
+    result = run("agent", "dataset", "add", name, "--home", home, "--path", table, "--source", "x",
+                 "--id-column", "patient_id", "--json")  # fmt: skip
     assert result.exit_code == 3, result.output
     assert json.loads(result.stdout)["error"]["code"].startswith("RSD-")
     assert _state(home) == before
@@ -108,7 +136,7 @@ def test_rows_of_two_populations_are_refused(home, tmp_path):
     lines = (consortium().root / "a.csv").read_text().splitlines()
     both = _table(tmp_path, "both.csv", "\n".join([lines[0], lines[1], "1,50,-,70001"]).encode())
     before = _state(home)
-    error = refused(4, "RSD-1231", *_add(home, both, "--id-column", "patient_id"))
+    error = refused(4, "RSD-1231", *_add(home, both))
     assert error["found"] == "a-clinic, second"
     assert _state(home) == before
 

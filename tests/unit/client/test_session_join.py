@@ -65,7 +65,7 @@ def test_a_study_that_everybody_signed_is_joined(site):
     denied = {(d.peer, d.artifact) for d in reply.decisions if not d.allow}
     assert denied == {(REFUSED, "aggregate")}
     kinds = [e.kind for e in entries(site, "study", "answer", "decision", "reservation", "join")]
-    assert kinds == ["study", "answer", "answer", *["decision"] * 8, "reservation", "join"]
+    assert kinds == ["study", "answer", "answer", *["decision"] * 9, "reservation", "join"]
 
 
 def test_joining_twice_reserves_once(site):
@@ -214,14 +214,10 @@ def test_a_study_that_outlives_the_policy(site):
 
 
 def test_a_study_that_outlives_a_law_pack(site, monkeypatch):
-    old = {n: p.model_copy(update={"expires_on": day(20)[:10]}) if n == "eu" else p for n, p in _packs().items()}
-    monkeypatch.setattr(admission, "builtin_packs", lambda: old)
+    eu = builtin_packs()["eu"].model_copy(update={"expires_on": day(20)[:10]})
+    monkeypatch.setattr(admission, "packs", lambda: {"eu": eu})
     error = _refused(site, main_study().join(), "RSD-1215")
     assert "law pack eu" in error.message
-
-
-def _packs():
-    return dict(builtin_packs())
 
 
 def test_a_study_that_says_another_jurisdiction_than_the_trust_file(site):

@@ -73,7 +73,7 @@ class Run:
         self.nodes = {s.name: i + 1 for i, s in enumerate(self.study.sites)}
         self.grid = Grid([(self.nodes[site], answer) for site, answer in answers])
         self.signer = signer
-        self.desk = SimpleNamespace(try_show=lambda *_: None)
+        self.desk = SimpleNamespace(show=lambda *_: None)
         self.absent, self.left_out, self.recorded = {}, {}, []
 
     def record(self, kind, body):
