@@ -7,11 +7,12 @@ import io
 import os
 import sys
 import traceback
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import click
 
-from compliance.cli import emit_error, emit_json, not_installed, usage_error
+from compliance.cli import emit_error, emit_json, not_installed, system_refused, usage_error
+from compliance.errors import ResidencyError
 
 
 class LazyGroup(click.Group):
@@ -62,12 +63,7 @@ def _unavailable(name: str, missing: str) -> click.Command:
 
     @click.command(name, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
     def absent() -> None:
-        error = not_installed(name, missing, extra)
-        if _wants_json():
-            emit_json("residency.usage/1", {}, error)
-        else:
-            emit_error(error)
-        sys.exit(error.exit_code)
+        _end(not_installed(name, missing, extra))
 
     return absent
 
@@ -90,14 +86,28 @@ def _wants_json() -> bool:
     return "--json" in sys.argv[1:]
 
 
-def main() -> None:
-    """Run the command; usage errors exit 2, an interrupt 130, a bug 70 with a request to report it."""
+def _end(error: ResidencyError) -> NoReturn:
+    """Print an error that no command caught, and leave."""
+    if _wants_json():
+        emit_json("residency.usage/1", {}, error)
+    else:
+        emit_error(error)
+    sys.exit(error.exit_code)
+
+
+def _prepare() -> None:
+    """No telemetry and no network of the libraries, and a terminal that can show any name."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that this terminal cannot show is shown by its bytes
             stream.reconfigure(errors="backslashreplace")
+
+
+def main() -> None:
+    """Run the command; usage errors exit 2, an interrupt 130, a bug 70 with a request to report it."""
+    _prepare()
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -112,6 +122,8 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as e:
+        _end(system_refused(e))
     except Exception as e:  # noqa: BLE001 - the last line of defence: a bug is reported as one
         frame = traceback.extract_tb(e.__traceback__)[-1]
         click.echo(f"error RSD-7000: a bug: {type(e).__name__} at {frame.filename}:{frame.lineno}", err=True)

@@ -102,7 +102,7 @@ def guarantees_of(study: Study, terms: SiteTerms) -> Guarantees:
 def open_case(home: AgentHome, study_bytes: bytes, what: str) -> Case:
     """Study, term, software, policy, dataset and model. Raises Refused, CheckFailed or InputError."""
     anchor = home.anchor()
-    study, digest = open_study(anchor, study_bytes, what)
+    study, digest = open_study(anchor, study_bytes, what, now())
     check_members(study, anchor.trust)
     _check_term(anchor, study)
     if study.software.version != VERSION:
@@ -251,16 +251,16 @@ def check_answers(case: Case, answers: tuple[str, ...]) -> Approval:
         data = text.encode("utf-8")
         kind = answer_schema(data, "answer")
         if kind == ADVICE:
-            advice = open_advice(case.anchor, data, "advice", "study")
+            advice = open_advice(case.anchor, data, "advice", "study", now())
             advices[advice.digest] = advice
         elif kind == REFUSAL:
-            refusal, _ = open_refusal(case.anchor, data, "refusal")
+            refusal, _ = open_refusal(case.anchor, data, "refusal", now())
             if refusal.digest == case.digest:
                 raise Refused(
                     "RSD-2208", f"the signatory of {site} refused this study", found=refusal.reason, limit="an approval"
                 )
         elif kind == APPROVAL:
-            approval, _ = open_approval(case.anchor, data, "approval")
+            approval, _ = open_approval(case.anchor, data, "approval", now())
     if approval is None:
         raise Refused(
             "RSD-2207",

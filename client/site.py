@@ -23,7 +23,7 @@ from compliance.privacy.ledger import Ledger
 from compliance.roster import EntryRef
 from compliance.trust.root import Anchor
 
-_KEPT_OFFERS = 16
+_KEPT_OFFERS = 64
 
 
 class Site:
@@ -38,7 +38,7 @@ class Site:
         self.witness: WitnessStore = home.witness(self.anchor, self.signer)
         self.ledger: Ledger = home.ledger()
         self.workbench = Workbench()
-        self._offered: list[int] = []
+        self._seen: set[int] = set()  # sizes that the operator says others have seen
 
     def close(self) -> None:
         """Stop the worker and close the stores."""
@@ -63,11 +63,9 @@ class Site:
     def offer(self) -> CheckpointOffer:
         """The log's checkpoint now, with proofs from the sizes that others may have cosigned."""
         size = self.log.size
-        key = self.log.public_key
-        cosigned = [open_signed(note, key).checkpoint.size for note in self.log.cosigned_checkpoints()]
-        earlier = sorted({s for s in [*cosigned, *self._offered] if 0 < s <= size})[-_KEPT_OFFERS:]
+        known = {*self.log.signed_sizes(_KEPT_OFFERS), *self._seen}  # on disk: a restart forgets none
+        earlier = sorted(s for s in known if 0 < s <= size)
         proofs = {str(s): tuple(h.hex() for h in self.log.consistency_proof(s, size)) for s in earlier}
-        self._offered = [*self._offered[-_KEPT_OFFERS:], size]
         return CheckpointOffer(origin=self.log.origin, note=self.log.checkpoint(size), proofs=proofs)
 
     def check_not_restored(self, known: str) -> None:
@@ -79,7 +77,7 @@ class Site:
             return
         seen = open_signed(known, self.log.public_key, self.log.origin).checkpoint
         size = self.log.size
-        self._offered.append(seen.size)
+        self._seen.add(seen.size)
         if seen.size > size or merkle.root(self.log.leaf_hashes(seen.size)) != seen.root:
             raise Refused(
                 "RSD-1225",

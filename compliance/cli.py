@@ -31,16 +31,16 @@ def emit_json(schema: str, fields: dict[str, Json], error: ResidencyError | None
     """Print one JSON object: schema, ok, error, then the fields."""
     record = {"schema": schema, "ok": error is None, "error": error.as_json() if error else None, **fields}
     text = json.dumps(record, ensure_ascii=False)
-    # A path given in bytes that are no UTF-8 must not turn its error into another one.
-    click.echo(text if _printable(text) else json.dumps(record))
+    click.echo(text if _utf8(text) else json.dumps(record))
 
 
-def _printable(text: str) -> bool:
+def _utf8(text: str) -> bool:
+    """Whether stdout takes `text` as UTF-8, as JSON has to be: not if a path in it has bytes that are none."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        return text.encode(encoding) == text.encode("utf-8")
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def emit_error(error: ResidencyError) -> None:
@@ -77,7 +77,7 @@ def not_installed(name: str, missing: str, extra: str) -> EnvironmentFault:
     )
 
 
-def _system_refused(error: OSError) -> EnvironmentFault:
+def system_refused(error: OSError) -> EnvironmentFault:
     """What the system refused and nobody foresaw: a name that is too long, a folder that may not be entered."""
     return EnvironmentFault(
         "RSD-7004",
@@ -102,7 +102,7 @@ def command(schema: str) -> Callable[[Callable[..., Result]], Callable[..., None
             except BrokenPipeError:
                 raise
             except OSError as e:
-                result = Result(error=_system_refused(e))
+                result = Result(error=system_refused(e))
             if as_json:
                 emit_json(schema, result.fields, result.error)
             else:

@@ -48,7 +48,7 @@ class Run:
         self.anchor: Anchor = load_anchor(home / "trust.json", now())
         self.signer: Signer = load_signer(home / "keys" / "operator.key")
         self.study: Study
-        self.study, self.digest = open_study(self.anchor, folder.study().rstrip(b"\n"), "study.json")
+        self.study, self.digest = open_study(self.anchor, folder.study().rstrip(b"\n"), "study.json", now())
         trust = self.anchor.trust
         origin = trust.log_origin(trust.operator.name)
         self.log: LogStore = stack.enter_context(LogStore.open(home / "log.db", origin, self.signer.private))

@@ -65,7 +65,7 @@ def start_run(home: Path, study_file: Path, answers: Path, bundle: bytes) -> Sta
     """
     anchor = load_anchor(OperatorHome(home).trust_file, now())
     data = read_bytes(study_file, "study")
-    study, digest = open_study(anchor, data.rstrip(b"\n"), str(study_file))
+    study, digest = open_study(anchor, data.rstrip(b"\n"), str(study_file), now())
     _check_answers_folder(answers)
     with open_control(home) as control:  # before anything is written
         _wait_connected(home, control, study)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from compliance.errors import Refused, ResidencyError
-from compliance.log import checkpoint
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
 from compliance.messages import CheckpointOffer, CosignedLine
 from compliance.trust.root import Anchor
 
-_KEPT_OFFERS = 16
+_KEPT_OFFERS = 64
 
 
 class WitnessDesk:
@@ -21,7 +20,6 @@ class WitnessDesk:
         self._anchor, self._log, self._witness = anchor, log, witness
         self._offers: dict[str, CheckpointOffer] = {}
         self._lines: dict[tuple[str, int], dict[str, str]] = {}
-        self._offered: list[int] = []
 
     def show(self, site: str, offer: CheckpointOffer) -> None:
         """Take the newest checkpoint of `site`, and cosign it as the operator; only then is it shown to others.
@@ -49,10 +47,8 @@ class WitnessDesk:
         return (*(o for origin, o in sorted(self._offers.items()) if origin != own), self._own_offer())
 
     def _own_offer(self) -> CheckpointOffer:
-        size, key = self._log.size, self._log.public_key
-        cosigned = [checkpoint.open_signed(n, key).checkpoint.size for n in self._log.cosigned_checkpoints()]
-        earlier = sorted({s for s in [*cosigned, *self._offered] if 0 < s <= size})[-_KEPT_OFFERS:]
-        self._offered = [*self._offered[-_KEPT_OFFERS:], size]
+        size = self._log.size
+        earlier = [s for s in self._log.signed_sizes(_KEPT_OFFERS) if 0 < s <= size]
         proofs = {str(s): tuple(h.hex() for h in self._log.consistency_proof(s, size)) for s in earlier}
         return CheckpointOffer(origin=self._log.origin, note=self._log.checkpoint(size), proofs=proofs)
 

@@ -71,8 +71,6 @@ def load_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
             "RSD-2302", "the dataset has no rows", found="0 rows", limit="at least 1 row",
             next="export the dataset again",
         )  # fmt: skip
-    if not table.columns.is_unique:
-        raise _unreadable("columns of the same name")
     if missing := sorted(set(columns) - set(table.columns)):
         raise InputError(
             "RSD-2303", "the dataset lacks a column that is asked for", rule="the study's template and label name it",

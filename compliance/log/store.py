@@ -165,6 +165,12 @@ class LogStore:
             connection.execute("INSERT OR IGNORE INTO checkpoints VALUES (?, ?)", (size, signed))
         return signed
 
+    def signed_sizes(self, most: int) -> tuple[int, ...]:
+        """The sizes of the last `most` checkpoints that were signed, smallest first: what others may have cosigned."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT size FROM checkpoints ORDER BY size DESC LIMIT ?", (most,)).fetchall()
+        return tuple(sorted(size for (size,) in rows))
+
     def add_cosignature(self, size: int, line: str, witness_keys: WitnessKeys) -> int:
         """Keep a witness's signature line for the checkpoint of `size`; returns its POSIX second.
 

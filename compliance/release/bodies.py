@@ -6,7 +6,7 @@ An unknown field is an error: what nobody reads nobody checks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
@@ -90,6 +90,34 @@ class CosignBody(Body):
     origin: str
     size: int = Field(ge=0)
     root: str = Field(pattern=SHA256)
+
+
+class RosterBody(Body):
+    """`roster`: the operator made this roster, or this site countersigned it."""
+
+    round: int = Field(ge=1)
+    digest: str = Field(pattern=SHA256)
+
+
+class JoinBody(Body):
+    """`join`: the site takes part in `run`, with parameters whose layout has this digest."""
+
+    run: str = Field(pattern=NAME)
+    approval_policy: str = Field(pattern=SHA256)
+    device: str
+    layout_sha256: str = Field(pattern=SHA256)
+
+
+class CloseBody(Body):
+    """`close`: `entries` counts the entries of the study before this one, `entries_sha256` is of their indices.
+
+    `rosters` are the digests that the log's owner holds, in order (`compliance.log.evidence.closing_body`).
+    """
+
+    rounds: int = Field(ge=0)
+    rosters: tuple[Annotated[str, Field(pattern=SHA256)], ...]
+    entries: int = Field(ge=0)
+    entries_sha256: str = Field(pattern=SHA256)
 
 
 @dataclass(frozen=True)

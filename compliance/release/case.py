@@ -188,6 +188,11 @@ class Contents:
         log = self.log(member)
         return [(e, bodies.read_body(model, e, log.where(e))) for e in log.of(self.study_digest, kind)]
 
+    def joined_at(self, site: str) -> int:
+        """Index of the entry by which the site joined this run, the last one; -1 if its log shows none."""
+        joins = self.bodies(site, "join", bodies.JoinBody)
+        return max((e.index for e, body in joins if body.run == self.manifest.run), default=-1)
+
     @cached_property
     def last_logged(self) -> str:
         """Time of the last entry shown in any log."""

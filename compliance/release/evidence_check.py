@@ -29,20 +29,22 @@ def verify_evidence(data: bytes, against: Sequence[tuple[str, str]], anchor: Anc
                               next="give --at, or a newer trust file")  # fmt: skip
         evidence = load_model(LogEvidence, parse_json(data, "the evidence"), "RSD-9041", "the evidence")
         member = _member(anchor.trust, evidence.origin)
-        checked = check_log(anchor.trust, member, evidence, at_least=0)
+        checked = check_log(anchor.trust, member, evidence, at, at_least=0)
     except (ResidencyError, RecursionError) as e:
         error = step_error(_OWN, e if isinstance(e, ResidencyError) else _too_deep())
         return Report((StepResult(_OWN, "FAIL", error=error), StepResult(_HELD, "not run")), facts, error)
     results.append(StepResult(_OWN, "ok", _found(member, checked)))
     facts |= {"origin": evidence.origin, "size": checked.size, "cosigners": checked.cosigners}
-    results.append(_against(evidence, member, against, anchor.trust))
+    results.append(_against(evidence, member, against, anchor.trust, at))
     return Report(tuple(results), facts, results[-1].error)
 
 
-def _against(evidence: LogEvidence, member: str, against: Sequence[tuple[str, str]], trust: Trust) -> StepResult:
+def _against(
+    evidence: LogEvidence, member: str, against: Sequence[tuple[str, str]], trust: Trust, at: datetime
+) -> StepResult:
     if not against:
         return StepResult(_HELD, "not judged")
-    keys, key = witness_keys(trust, member), log_key(trust, member, evidence)
+    keys, key = witness_keys(trust, member, at), log_key(trust, member, evidence)
     try:
         for name, text in against:
             _cosigned_by_a_member(name, text, keys)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from compliance.adapter_init import frozen_a
-from compliance.canonical import Json, canonical
+from compliance.canonical import Json, canonical, sha256_hex
 from compliance.errors import InputError
 from compliance.study import Study
 from compliance.training_spec import Adapters, Frozen
@@ -27,6 +27,7 @@ HEAD_FILE, ADAPTER_FILE, CONFIG_FILE = (
     "model/adapter_config.json",
 )
 _PEFT_PREFIX = "base_model.model."
+_LAYER = re.compile(r"\.layer\.([0-9]{1,4})\.")
 _MAX_PARAMETERS = 2**28
 _RULE = "residency.layout/1"
 
@@ -45,7 +46,7 @@ class LayoutEntry(Frozen):
 
 
 class LayoutFile(Frozen):
-    """layout.json: what lies where in a flat snapshot. Head first or last, B's by their peft names."""
+    """layout.json: what lies where in a flat snapshot. Head first, then B's by their peft names."""
 
     schema_: Literal["residency.layout/1"] = Field(alias="schema")
     entries: tuple[LayoutEntry, ...] = Field(min_length=2, max_length=1000)
@@ -67,6 +68,11 @@ class LayoutFile(Frozen):
         """Number of trained parameters."""
         return sum(e.size for e in self.entries)
 
+    @property
+    def digest(self) -> str:
+        """The digest that sites log when they join (`compliance.messages.layout_digest`)."""
+        return sha256_hex(canonical([e.model_dump(mode="json", exclude_none=True) for e in self.entries]))
+
     def split(self, flat: Float32) -> dict[str, Float32]:
         """Tensors by name."""
         out, at = {}, 0
@@ -84,6 +90,8 @@ def _targeted(module: str, targets: tuple[str, ...]) -> bool:
 def check_layout(layout: LayoutFile, study: Study) -> None:
     """The layout is of this study's model: head by the labels, B's by rank and targets. Raises InputError RSD-9042."""
     shapes = {e.name: e.shape for e in layout.entries}
+    if tuple(shapes)[: len(HEAD)] != HEAD:
+        raise _bad("the head does not come first", tuple(shapes)[: len(HEAD)], HEAD)
     labels = len(study.task.labels)
     if shapes["head.bias"] != (labels,) or len(shapes["head.weight"]) != 2 or shapes["head.weight"][0] != labels:
         raise _bad("the head does not have a row per label", shapes["head.weight"], f"({labels}, width)")
@@ -94,6 +102,26 @@ def check_layout(layout: LayoutFile, study: Study) -> None:
     for e in lora if adapters else ():
         if adapters is None or e.shape[1] != adapters.rank or not _targeted(_module(e.name), adapters.targets):
             raise _bad(f"{e.name} is not of the study's adapters", e.shape, adapters)
+    if adapters is not None:
+        _check_layers(lora, adapters)
+
+
+def _check_layers(lora: list[LayoutEntry], adapters: Adapters) -> None:
+    """As many layers as the study says, one after the other, each with the same modules.
+
+    Which of the model's layers they are the names alone cannot tell; the sites' `join` entries hold the whole layout.
+    """
+    found: dict[int, set[str]] = {}
+    for e in lora:
+        layer = _LAYER.search(e.name)
+        if layer is None:
+            return  # a model that does not number its layers
+        found.setdefault(int(layer.group(1)), set()).add(e.name[layer.end() :])
+    first = min(found)
+    if sorted(found) != list(range(first, first + adapters.layers)):
+        raise _bad("the adapted layers are not those of the study", sorted(found), f"{adapters.layers} layers in a row")
+    if any(modules != found[first] for modules in found.values()):
+        raise _bad("the adapted layers differ in their modules", [len(m) for m in found.values()], "the same in each")
 
 
 def snapshot(data: bytes, layout: LayoutFile, what: str) -> Float32:

@@ -28,13 +28,15 @@ STEPS = (
     Step(4, "RSD-9004", "answers", "each contributing site's signatory approved, on its DPO's advice"),
     Step(5, "RSD-9005", "software", "approvals name the study's software and no other"),
     Step(6, "RSD-9006", "packs", "the law packs are those that the decisions name, unexpired"),
-    Step(7, "RSD-9007", "logs", "each log is the one that other members cosigned"),
+    Step(7, "RSD-9007", "logs", "each log is the one that others cosigned, with all its entries of the study"),
     Step(8, "RSD-9008", "rosters", "every round and every site is accounted for and countersigned"),
     Step(9, "RSD-9009", "order", "charged, committed and decided before anything left; the same bytes throughout"),
     Step(10, "RSD-9010", "decisions", "each transfer was allowed, and deciding again gives the same"),
-    Step(11, "RSD-9011", "denials", "who was refused was sent nothing, and the refusal stands in a log"),
+    Step(11, "RSD-9011", "denials", "no shown log records a transfer to a site that a refusal or a shown log denies"),
     Step(12, "RSD-9012", "privacy", "eps recomputed from every charge is the claimed one, within the study's"),
-    Step(13, "RSD-9013", "model", "the released model is the mean of the last globals, bit for bit"),
+    Step(
+        13, "RSD-9013", "model", "the released model is the mean of the last globals, in the layout that sites logged"
+    ),
     Step(14, "RSD-9014", "card", "the model card follows from the evidence, byte for byte"),
 )
 NOT_COVERED = (

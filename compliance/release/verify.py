@@ -10,25 +10,33 @@
     data-protection officer. Refusals are shown, and who refused has not contributed.
  5. software: each approval is for the package version and the bundle digest that the study names.
  6. packs: the law packs are those that the logged decisions name by digest, and had not expired when they allowed.
- 7. logs: each log's checkpoint is signed by its member's key and cosigned by at least one other member; all leaf
-    hashes lead to the root of each checkpoint; opened entries are what was hashed; what other members logged as
-    cosigned is a prefix; every entry that a roster names is there, with its leaf hash.
+ 7. logs: the operator's and every contributing site's are shown. Each checkpoint is signed by its member's key and
+    cosigned by somebody who is neither the log's owner nor the operator; all leaf hashes lead to the root of each
+    checkpoint; opened entries are what was hashed, and exactly those of the study that its last `close` entry counts;
+    what other members logged as cosigned is a prefix; every entry that a roster names is there, with its leaf hash.
+    Each contributing site joined this run; the manifest bears the time of the last entry, none is of the future.
  8. rosters: rounds 1 to the last without a gap, in term, signed by the operator and by the agent of every
     contributing site, a row for every site of the study; the digest of each base is that of the result before, and
-    those of the last results are those of the snapshots.
+    those of the last results are those of the snapshots. The operator closed the study with these rosters; each
+    contributing site logged them where it contributed, and no others; keys were valid then too.
  9. order: in each site's log approval < charge < commit < transfer and decision < transfer, for one round and attempt
-    and one digest; one charge per attempt. The operator sent each base to the roster's recipients and nobody else.
+    and one digest; one charge per attempt; no site's log holds a commit or transfer that a roster leaves out, that was
+    not charged, or whose noise did not pass its checks. The operator sent each base to the roster's recipients. Study,
+    advice and approval were logged before the first charge, with keys that were valid then too.
 10. decisions: each transfer was allowed by both evaluators, about this exporter, recipient and artifact; each
-    decision, taken again with the packs in the bundle, comes out the same.
-11. denials: each site that a roster calls refused has refused itself or is denied by a logged decision, and was not
-    sent that round's model.
+    decision, taken again with the packs in the bundle, comes out the same. Each contribution's decision was told of
+    all recipients of its round.
+11. denials: whom a signed refusal or a shown decision denies the model is a recipient in no round, and no shown log
+    records a transfer to it, whatever the rosters call it.
 12. privacy: each charge is of the study's noise, sampling rate and steps, within the reservation; eps over all charges
     of the study, failed attempts included, equals privacy.json and is at most the study's.
-13. model: files equal, byte for byte, those made from the mean of the last snapshots; all values finite.
+13. model: the layout is the one with which each contributing site joined; files equal, byte for byte, those made from
+    the mean of the last snapshots; all values finite.
 14. card: the model card equals, byte for byte, the one made from the evidence.
 
-Whatever is malformed inside the bundle makes its step false (exit 1). Keys are judged at the time of what they signed;
-the trust file's expiry at the time of judging. Files are read before (bundle_folder); here is no I/O.
+Whatever is malformed inside the bundle makes its step false (exit 1). Keys are judged at the time of what they signed
+and at that of the entry that records it; the trust file's expiry at the time of judging. Files are read before
+(bundle_folder); here is no I/O.
 """
 
 from __future__ import annotations

@@ -41,10 +41,27 @@ def decisions(contents: Contents, context: Context) -> Found:
         for entry, transfer in contents.bodies(member, "transfer", bodies.TransferBody):
             _allowed(log, entry, transfer, decided.get(transfer.decision))
             transfers += 1
+    for signed in contents.rosters:
+        for row in signed.roster.rows:
+            if row.outcome == "contributed":
+                _told_of_all(contents, signed, row)
     by_rule = f"{replayed} decisions were decided again with the packs in the bundle, with the same result"
     who = "that the record counts, documents on file and guarantees given to the decisions are true"
     asserted = tuple((member, who) for member in contents.logs)
     return Found((f"{transfers} transfers, each after an ALLOW of both evaluators", by_rule), asserted)
+
+
+def _told_of_all(contents: Contents, signed: SignedRoster, row: RosterRow) -> None:
+    """The decision to send the update was about everyone whom the round's roster lists as a recipient of the model."""
+    log = contents.log(row.site)
+    entry = log.entries[row.decision.index] if row.decision else None
+    if entry is None:
+        return  # the shape of a contribution names it
+    told = {p.name for p in bodies.read_decision(entry, log.where(entry)).decision.transfer.onward}
+    untold = set(signed.roster.recipients) - {row.site} - told
+    if untold:
+        message = f"{log.where(entry)} was not told that the model goes on to {', '.join(sorted(untold))}"
+        raise _false("RSD-9010", message, found=sorted(told), limit=sorted(signed.roster.recipients))
 
 
 def _about_this(contents: Contents, log: Logged, entry: Entry, logged: bodies.LoggedDecision) -> None:
@@ -120,26 +137,56 @@ def _allowed(log: Logged, entry: Entry, transfer: bodies.TransferBody, by: bodie
 
 
 def denials(contents: Contents, context: Context) -> Found:
-    """Step 11: who was denied by any log, or refused in person, was sent nothing; grounds stand in the logs."""
+    """Step 11: who was denied by any shown log, or refused in person, was sent nothing; grounds stand in the logs."""
     operator = context.anchor.trust.operator.name
-    last = _last_denials(contents)
-    proved, asserted = [], []
+    asserted = []
     for signed in contents.rosters:
-        for name in signed.roster.recipients:
-            if name in last:
-                message = f"{signed.path}: {name} is a recipient although {last[name]} denies it the model"
-                raise _false("RSD-9011", message, found=name, limit="no denied site")
         for row in signed.roster.rows:
-            if row.outcome == "refused" and not _grounds(contents, signed, row):
+            if not _grounds(contents, signed, row) and row.outcome == "refused":
                 code = row.reason.code if row.reason else ""
                 asserted.append((operator, f"that {row.site} itself refused in round {signed.roster.round} ({code})"))
+    barred = _barred(contents)
+    _sent_nothing(contents, barred)
+    proved, sent = [], "the operator's log records no transfer to it"
     for site in contents.study.sites:
-        rules = denial_rules(contents, site.name)
-        if rules:
-            proved.append(f"{site.name} ({site.jurisdiction}) was denied and sent nothing: {', '.join(rules)}")
+        name, rules = f"{site.name} ({site.jurisdiction})", denial_rules(contents, site.name)
         if f"answers/{site.name}.refusal.json" in contents.files:
-            proved.append(f"{site.name} ({site.jurisdiction}) refused the study itself and was sent nothing")
-    return Found(tuple(proved) or ("no log denies any site the model",), tuple(asserted))
+            proved.append(f"{name} refused the study itself; {sent}")
+        if rules:
+            proved.append(f"{name} was denied; {sent}: {', '.join(rules)}")
+        elif site.name in barred and not barred[site.name].startswith("answers/"):
+            proved.append(f"{name} was denied by {barred[site.name]}; {sent}")
+    return Found(tuple(proved) or ("no shown log denies any site the model",), tuple(asserted))
+
+
+def _barred(contents: Contents) -> dict[str, str]:
+    """Site -> what says that it may not have the model: a denial in a shown log, or its own refusal."""
+    barred = _last_denials(contents)
+    for signed in contents.rosters:
+        for row in signed.roster.rows:
+            for ref in row.denied_by:
+                barred.setdefault(row.site, f"entry {ref.index} of log {ref.origin}")
+    own = {s.name: f"answers/{s.name}.refusal.json" for s in contents.study.sites}
+    return {site: path for site, path in own.items() if path in contents.files} | barred
+
+
+def _sent_nothing(contents: Contents, barred: dict[str, str]) -> None:
+    """In no round, whatever the outcome in the roster; and no decision is passed over for an older, kinder one."""
+    for signed in contents.rosters:
+        for name in signed.roster.recipients:
+            if name in barred:
+                message = f"{signed.path}: {name} is a recipient although {barred[name]} denies it the model"
+                raise _false("RSD-9011", message, found=name, limit="no denied site")
+    for member, log in contents.logs.items():
+        decided = [(e, d) for e, d in contents.decisions(member) if d.decision.transfer.artifact == bodies.AGGREGATE]
+        for entry, body in contents.bodies(member, "transfer", bodies.TransferBody):
+            denied = barred.get(body.recipient)
+            if body.artifact == bodies.AGGREGATE and denied is None:
+                last = [x for x in decided if x[1].peer == body.recipient and x[0].index < entry.index][-1:]
+                denied = next((log.where(e) for e, d in last if not d.decision.allow), None)
+            if denied is not None:
+                message = f"{log.where(entry)} is a transfer to {body.recipient}, to whom {denied} denies the model"
+                raise _false("RSD-9011", message, found="a transfer", limit="none")
 
 
 def _last_denials(contents: Contents) -> dict[str, str]:
@@ -155,7 +202,7 @@ def _last_denials(contents: Contents) -> dict[str, str]:
 
 
 def _grounds(contents: Contents, signed: SignedRoster, row: RosterRow) -> bool:
-    """Whether a refused row rests on its own refusal or on a logged denial; a named entry must be one."""
+    """Whether a row rests on the site's own refusal, signed or logged, or on a denial; a named entry must be one."""
     for ref in row.denied_by:
         log = next(x for x in contents.logs.values() if x.evidence.origin == ref.origin)
         entry = log.entries[ref.index]
@@ -167,11 +214,9 @@ def _grounds(contents: Contents, signed: SignedRoster, row: RosterRow) -> bool:
             found = f"{logged.decision.effect} for {logged.peer}"
             raise _false("RSD-9011", message, found=found, limit=f"deny for {row.site}")
     refused = f"answers/{row.site}.refusal.json" in contents.files
-    if (row.denied_by or refused) and row.site in signed.roster.recipients:
-        message = f"{signed.path}: {row.site} is refused and yet a recipient"
-        raise _false("RSD-9011", message, found=row.site, limit="no recipient")
-    own = contents.logs.get(row.site)
-    return bool(row.denied_by or refused or (own and own.of(contents.study_digest, "refusal")))
+    own = contents.logs[row.site].of(contents.study_digest, "refusal") if row.site in contents.logs else []
+    same = row.reason is not None and any(e.body.get("code") == row.reason.code for e in own)
+    return bool(row.denied_by or refused or same)
 
 
 def denial_rules(contents: Contents, site: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from compliance.clock import parse_time, rfc3339
@@ -9,9 +11,10 @@ from compliance.errors import CheckFailed
 from compliance.identity import Role
 from compliance.log import merkle, note
 from compliance.log.evidence import CheckedLog, LogEvidence, check_evidence
-from compliance.release import bodies
+from compliance.release import bodies, verify_complete
 from compliance.release.case import Contents, Context, Logged
 from compliance.release.report import Found
+from compliance.release.verify_signed import CLOCK_TOLERANCE
 from compliance.roster import EntryRef
 from compliance.trust.root import Trust
 
@@ -47,37 +50,55 @@ def logs(contents: Contents, context: Context) -> Found:
     trust = context.anchor.trust
     for member in (trust.operator.name, *contents.contributing):
         contents.log(member)
-    checked = {m: check_log(trust, m, log.evidence, at_least=1) for m, log in sorted(contents.logs.items())}
-    for log in contents.logs.values():
-        check_key_period(trust, log)
-        _check_noted_by_peers(log, contents.logs)
+    at = parse_time(contents.last_logged)
+    checked = {m: check_log(trust, m, log.evidence, at, at_least=1) for m, log in sorted(contents.logs.items())}
+    for member, log in contents.logs.items():
+        check_key_period(trust, log, context.at)
+        _check_noted_by_peers(log, contents.logs, verify_complete.cosigners(trust, member, checked[member]))
+        verify_complete.entries(contents, log)
+    _as_dated(contents)
+    for site in contents.contributing:
+        if contents.joined_at(site) < 0:
+            message = f"log of {site}: no entry says that it joined run {contents.manifest.run}"
+            raise _false("RSD-9007", message, found="no join entry", limit=contents.manifest.run)
     for signed in contents.rosters:
         for row in signed.roster.rows:
             refs = (row.charge, row.commit, row.decision, row.transfer, *row.denied_by)
             for ref in refs:
                 if ref is not None:
                     resolve(contents, trust, ref, f"{signed.path}, {row.site}")
-    proved = tuple(_cosigned(log) for log in checked.values())
-    return Found(proved, tuple(_hidden(m, log, contents) for m, log in checked.items()))
+    whole = "each shown log opens exactly the entries of this study that its last close entry counts"
+    proved = (*(_cosigned(log) for log in checked.values()), whole)
+    return Found(proved, verify_complete.words(contents, trust, checked))
 
 
-def check_log(trust: Trust, member: str, evidence: LogEvidence, *, at_least: int) -> CheckedLog:
-    """Evidence of `member`'s log under trust.json. Raises CheckFailed RSD-5002..5055 or RSD-9007."""
+def _as_dated(contents: Contents) -> None:
+    """The manifest bears the time of the last entry: the operator's key is judged at a time that others logged."""
+    if contents.manifest.created != contents.last_logged:
+        raise _false("RSD-9007", "the manifest is not dated by the last entry of the logs",
+                     found=contents.manifest.created, limit=contents.last_logged)  # fmt: skip
+
+
+def check_log(trust: Trust, member: str, evidence: LogEvidence, at: datetime, *, at_least: int) -> CheckedLog:
+    """Evidence of `member`'s log under trust.json. Raises CheckFailed RSD-5002..5055 or RSD-9007.
+
+    `at`: about when the last checkpoint was cosigned; members' keys that were valid then count.
+    """
     origin = trust.log_origin(member)
     if evidence.origin != origin:
         raise _false("RSD-9007", f"the evidence of {member} is of another log", found=evidence.origin, limit=origin)
     key = log_key(trust, member, evidence)
-    return check_evidence(evidence, key, witness_keys(trust, member), at_least)
+    return check_evidence(evidence, key, witness_keys(trust, member, at), at_least)
 
 
-def witness_keys(trust: Trust, logging: str) -> dict[str, Ed25519PublicKey]:
+def witness_keys(trust: Trust, logging: str, at: datetime) -> dict[str, Ed25519PublicKey]:
     """Who may cosign the log of `logging`: every other member under its witness name, with the key of its own log, and
-    witnesses from outside (role `witness`) under their holder's name.
+    witnesses (role `witness`) under their holder's name. Never the log's owner, in whatever role. Keys valid `at`.
     """
-    outside = {key.holder: key.key() for key in trust.keys_of("witness")}
-    members = [trust.operator.name, *(s.name for s in trust.sites)]
-    with_key = [m for m in members if m != logging and trust.keys_of(_log_role(trust, m), m)]
-    return outside | {trust.witness_name(m): trust.log_key(m).key() for m in with_key}
+    outside = {k.holder: k.key() for k in trust.keys_of("witness") if k.holder != logging and k.may_sign_at(at)}
+    members = [m for m in (trust.operator.name, *(s.name for s in trust.sites)) if m != logging]
+    with_key = [m for m in members if any(k.may_sign_at(at) for k in trust.keys_of(_log_role(trust, m), m))]
+    return outside | {trust.witness_name(m): trust.log_key(m, at).key() for m in with_key}
 
 
 def _log_role(trust: Trust, member: str) -> Role:
@@ -100,18 +121,23 @@ def log_key(trust: Trust, member: str, evidence: LogEvidence) -> Ed25519PublicKe
     )
 
 
-def check_key_period(trust: Trust, log: Logged) -> None:
-    """Every opened entry lies in the period of a key of its log. Raises CheckFailed RSD-9007."""
+def check_key_period(trust: Trust, log: Logged, judged_at: datetime) -> None:
+    """Every opened entry lies in the period of a key of its log, none in the future. Raises CheckFailed RSD-9007."""
     held = trust.keys_of(_log_role(trust, log.member), log.member)
     for entry in log.entries.values():
         at = parse_time(entry.at)
         if not any(k.may_sign_at(at) for k in held):
             message = f"{log.where(entry)} lies outside the period of every key of {log.member}"
             raise _false("RSD-9007", message, found=rfc3339(at), limit="the period in trust.json")
+        if at > judged_at + CLOCK_TOLERANCE:
+            raise _false("RSD-9007", f"{log.where(entry)} is of the future", found=entry.at, limit=rfc3339(judged_at))
 
 
-def _check_noted_by_peers(log: Logged, all_logs: dict[str, Logged]) -> None:
-    """What others logged as cosigned must be a prefix of this log: so a re-made cosignature does not help."""
+def _check_noted_by_peers(log: Logged, all_logs: dict[str, Logged], cosigned_last: set[str]) -> None:
+    """What others logged as cosigned must be a prefix of this log: so a re-made cosignature does not help.
+
+    Evidence may honestly end before a later checkpoint of which a peer says so, if that peer cosigned its end too.
+    """
     noted = [
         (peer, entry, seen)
         for peer in all_logs.values()
@@ -119,9 +145,11 @@ def _check_noted_by_peers(log: Logged, all_logs: dict[str, Logged]) -> None:
         if entry.kind == "cosign"
         and (seen := bodies.read_body(bodies.CosignBody, entry, peer.where(entry))).origin == log.evidence.origin
     ]
-    # A bundle may honestly end before a later checkpoint: `prefix_roots` leaves out what lies beyond the tree.
     roots = merkle.prefix_roots(log.evidence.hashes(), [seen.size for *_, seen in noted])
     for peer, entry, seen in sorted(noted, key=lambda n: n[2].size):
+        if seen.size not in roots and peer.member not in cosigned_last:
+            message = f"log {seen.origin} ends before what {peer.member} cosigned ({peer.where(entry)})"
+            raise _false("RSD-9007", message, found=f"{len(log.evidence.leaf_hashes)} entries", limit=seen.size)
         root = roots[seen.size].hex() if seen.size in roots else seen.root
         if root != seen.root:
             raise _false(
@@ -154,13 +182,6 @@ def resolve(contents: Contents, trust: Trust, ref: EntryRef, where: str) -> Logg
 def _cosigned(log: CheckedLog) -> str:
     final = sorted(name for name, sizes in log.cosigners.items() if sizes[-1] == log.size)
     return f"log {log.origin}: {log.size} entries, final checkpoint cosigned by {len(final)} ({', '.join(final)})"
-
-
-def _hidden(member: str, log: CheckedLog, contents: Contents) -> tuple[str, str]:
-    hidden = log.size - len(contents.logs[member].entries)
-    if not hidden:
-        return member, "that its log records what happened (all entries are shown)"
-    return member, f"that its log records what happened, and that the {hidden} entries not shown are of other studies"
 
 
 def _false(code: str, message: str, *, rule: str = "", found: object, limit: object) -> CheckFailed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compliance.errors import CheckFailed
+from compliance.release import bodies
 from compliance.release.card import CARD_FILE, card
 from compliance.release.case import Contents, Context
 from compliance.release.model_files import check_layout, model_files, released_mean, snapshot
@@ -23,7 +24,7 @@ def released(contents: Contents) -> dict[str, bytes]:
 
 def model(contents: Contents, context: Context) -> Found:
     """Step 13: the same bytes come out again; no other file lies beside them."""
-    del context
+    _layout_of_the_sites(contents)
     wanted = released(contents)
     present = {f"model/{name}" for name in contents.under("model")} - {CARD_FILE}
     if present != set(wanted):
@@ -33,8 +34,22 @@ def model(contents: Contents, context: Context) -> Found:
             at = next((i for i, (a, b) in enumerate(zip(contents.files[path], data, strict=False)) if a != b), -1)
             message = f"{path} is not the mean of the last globals (first difference at byte {at})"
             raise _false("RSD-9013", message, f"{len(contents.files[path])} bytes", f"{len(data)} bytes, recomputed")
-    rounds = contents.study.aggregation.average_last_rounds
-    return Found((f"the model's {contents.layout.size} trained parameters are the mean of the last {rounds} globals",))
+    rounds, rule = contents.study.aggregation.average_last_rounds, contents.study.aggregation.rule
+    proved = (
+        f"the model's {contents.layout.size} trained parameters are the mean of the last {rounds} globals",
+        "the layout of the parameters is the one that every contributing site logged when it joined",
+    )
+    text = f"that each global model follows from the sites' updates by {rule}: no single update is in the bundle"
+    return Found(proved, ((context.anchor.trust.operator.name, text),))
+
+
+def _layout_of_the_sites(contents: Contents) -> None:
+    """What each part of the flat vector means, the sites have logged: the operator cannot rename or reorder it."""
+    for site in contents.contributing:
+        for entry, body in contents.bodies(site, "join", bodies.JoinBody):
+            if body.run == contents.manifest.run and body.layout_sha256 != contents.layout.digest:
+                message = f"layout.json is not the layout with which {site} joined ({contents.log(site).where(entry)})"
+                raise _false("RSD-9013", message, contents.layout.digest, body.layout_sha256)
 
 
 def model_card(contents: Contents, context: Context) -> Found:

@@ -68,7 +68,7 @@ def privacy(contents: Contents, context: Context) -> Found:
             message = f"privacy.json: the claim for {terms.name} is not what its {len(charges)} charges add up to"
             raise _false(message, found=claim.model_dump_json(), limit=wanted.model_dump_json())
         lines.append(f"{terms.name}: eps {total / 1000:.3f} of {terms.epsilon_milli / 1000:.3f} per {claimed.unit} "
-                     f"at delta 1/{study.privacy.inverse_delta}, {len(charges)} charges")  # fmt: skip
+                     f"at delta 1/{study.privacy.inverse_delta}, {len(charges)} charges before its close")  # fmt: skip
     text = "that the charged events describe what was run, and that its declared record count holds"
     return Found(tuple(lines), tuple((s.name, text) for s in shown))
 

@@ -9,7 +9,7 @@ from compliance.clock import parse_time
 from compliance.errors import CheckFailed
 from compliance.identity import media_type
 from compliance.log.entry import Entry
-from compliance.release import bodies
+from compliance.release import bodies, verify_records, verify_updates
 from compliance.release.case import Contents, Context, Logged, SignedRoster
 from compliance.release.report import Found
 from compliance.roster import SCHEMA, Roster, RosterRow
@@ -32,7 +32,12 @@ def rosters(contents: Contents, context: Context) -> Found:
     _snapshots(contents)
     rows = [row for r in found for row in r.roster.rows if row.outcome == "contributed"]
     counts = ", ".join(f"{s.name} {sum(row.site == s.name for row in rows)}" for s in study.sites)
-    return Found((f"{len(found)} rounds, every site in each; contributions: {counts}",))
+    earlier = verify_records.rosters_logged(contents, context)
+    proved = (
+        f"{len(found)} rounds, every site in each; contributions: {counts}",
+        "the rosters are those with which the operator closed the study, and each site logged them where it contributed",
+    )
+    return Found(proved, earlier)
 
 
 def _signed(signed: SignedRoster, contents: Contents, context: Context) -> None:
@@ -94,8 +99,8 @@ def _snapshots(contents: Contents) -> None:
 
 def order(contents: Contents, context: Context) -> Found:
     """Step 9: what happened at each site in which order, by the indices of its log; the same bytes throughout."""
+    verify_records.recorded(contents, context)
     for site in contents.contributing:
-        _approval_first(contents, site)
         _charged_once(contents, site)
     pairs = 0
     for signed in contents.rosters:
@@ -103,8 +108,16 @@ def order(contents: Contents, context: Context) -> Found:
             if row.outcome == "contributed":
                 _contribution(contents, context.anchor.trust, signed, row)
                 pairs += 1
+    late = verify_updates.updates(contents, context.anchor.trust)
     _sent_by_operator(contents, context.anchor.trust)
-    return Found((f"{pairs} contributions: charged, then committed, decided, and sent, with the same digest",))
+    proved = (
+        f"{pairs} contributions: charged, then committed, decided, and sent, with the same digest",
+        "no shown log records an update of this run before the roster of its round that the roster leaves out"
+        if late
+        else "no shown log records an update of this run that the roster of its round leaves out",
+        "study, advice and approvals were signed with keys that were still valid when contributing sites logged them",
+    )
+    return Found(proved, tuple((context.anchor.trust.operator.name, text) for text in late))
 
 
 def _contribution(contents: Contents, trust: Trust, signed: SignedRoster, row: RosterRow) -> None:
@@ -153,21 +166,6 @@ def _same_everywhere(
     ):
         if found != limit:
             raise _false("RSD-9009", f"{where}: the {what} differs", found=found, limit=limit)
-
-
-def _approval_first(contents: Contents, site: str) -> None:
-    """The approval that is shown was logged by the site before its first charge."""
-    approvals = [
-        (e.index, b.digest)
-        for e, b in contents.bodies(site, "answer", bodies.AnswerBody)
-        if (b.statement, b.site) == ("approval", site)
-    ]
-    charges = [e.index for e in contents.log(site).of(contents.study_digest, "charge")]
-    first = min(charges, default=0)
-    digest = contents.envelope(f"answers/{site}.approval.json").digest
-    if not any(index < first and found == digest for index, found in approvals):
-        message = f"log of {site}: the approval that is shown does not stand before its first charge"
-        raise _false("RSD-9009", message, found=approvals, limit=f"approval {digest[:16]} before entry {first}")
 
 
 def _charged_once(contents: Contents, site: str) -> None:

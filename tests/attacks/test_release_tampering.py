@@ -120,7 +120,7 @@ def test_insider_cuts_a_denial_and_signs_the_log_again() -> None:
     assert report.failed is not None
     assert report.failed.step.number == 7
     assert report.error is not None
-    assert f"entries 0 to 9 of log {made.origin(DENYING)} are not those that" in report.error.message
+    assert f"entries 0 to 10 of log {made.origin(DENYING)} are not those that" in report.error.message
     assert made.anchor.trust.witness_name(OPERATOR) in report.error.message
     assert "cosigned" in report.error.message
 

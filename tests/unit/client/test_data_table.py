@@ -82,8 +82,7 @@ def test_unknown_and_single_classes_are_errors_without_values(tmp_path):
     source = TableFile(write_table(tmp_path / "t.csv"))
     error = error_of(lambda: load_records(tiny_task(label_column="age", label_other=None), source))
     assert error.code == "RSD-2304"
-    distinct = pd.read_csv(source.path).age.nunique()
-    assert error.found == f"{distinct} unknown or missing"
+    assert error.found == "classes unknown or missing"
     (tmp_path / "gap.csv").write_text("TSH,age,target\n1,2,-\n1,2,\n1,2,K\n")
     assert error_of(lambda: load_records(tiny_task(), TableFile(tmp_path / "gap.csv"))).code == "RSD-2304"
     (tmp_path / "one.csv").write_text("TSH,age,target\n1,2,-\n1,2,-\n")

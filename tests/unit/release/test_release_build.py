@@ -19,8 +19,16 @@ from compliance.identity import seal
 from compliance.release.build import build_bundle, model_digest
 from compliance.release.bundle_folder import read_folder, write_folder
 from compliance.release.case import Contents
-from compliance.release.model_files import released_mean, safetensors_bytes, snapshot
-from tests.world import LORA, Plan, build_world, resealed, world
+from compliance.release.model_files import (
+    LayoutFile,
+    check_layout,
+    model_files,
+    released_mean,
+    safetensors_bytes,
+    snapshot,
+)
+from compliance.study import Study
+from tests.world import LAYOUT, LORA, Plan, build_world, resealed, world
 
 
 def test_the_same_run_gives_the_same_bytes() -> None:
@@ -126,12 +134,57 @@ def test_a_head_alone_has_no_adapter_files() -> None:
     contents = Contents(world().run)
     study = contents.study.model_copy(update={"model": contents.study.model.model_copy(update={"adapters": None})})
     layout = contents.layout.model_copy(update={"entries": contents.layout.entries[:2]})
-    from compliance.release.model_files import check_layout, model_files
-
     check_layout(layout, study)
     assert set(model_files(study, layout, np.zeros(8, "<f4"))) == {"model/head.safetensors"}
     with pytest.raises(InputError):
         check_layout(contents.layout, study)
+
+
+HEAD_ENTRIES, QUERY = LAYOUT["entries"][:2], LAYOUT["entries"][2]
+
+
+def _in(layer: int, module: str = "query") -> dict[str, object]:
+    return {**QUERY, "name": LORA.replace("layer.0", f"layer.{layer}").replace("query", module)}
+
+
+@pytest.mark.parametrize(
+    ("layers", "lora", "found"),
+    [
+        (2, [_in(4), _in(5)], ""),
+        (1, [_in(0), _in(0, "self.query")], ""),
+        (2, [_in(0)], "not those of the study"),
+        (1, [_in(0), _in(1)], "not those of the study"),
+        (2, [_in(3), _in(5)], "not those of the study"),
+        (2, [_in(0), _in(1), _in(1, "self.query")], "differ in their modules"),
+    ],
+)
+def test_the_layers_of_a_layout(layers: int, lora: list[dict[str, object]], found: str) -> None:
+    study = Contents(world().run).study
+    adapters = study.model.adapters.model_copy(update={"layers": layers})  # type: ignore[union-attr]
+    changed = study.model_copy(update={"model": study.model.model_copy(update={"adapters": adapters})})
+    if found:
+        _refused_layout([*HEAD_ENTRIES, *lora], changed, found)
+    else:
+        check_layout(_layout([*HEAD_ENTRIES, *lora]), changed)
+
+
+def test_the_head_of_a_layout_comes_first() -> None:
+    study = Contents(world().run).study
+    _refused_layout([QUERY, *HEAD_ENTRIES], study, "does not come first")
+    _refused_layout([*reversed(HEAD_ENTRIES), QUERY], study, "does not come first")
+    bare = {k: v for k, v in QUERY.items() if k != "a_width"}
+    with pytest.raises(InputError):
+        _layout([*HEAD_ENTRIES, bare])
+
+
+def _layout(entries: list[dict[str, object]]) -> LayoutFile:
+    return Contents({"layout.json": canonical({**LAYOUT, "entries": entries})}).layout
+
+
+def _refused_layout(entries: list[dict[str, object]], study: Study, found: str) -> None:
+    with pytest.raises(InputError, match=found) as caught:
+        check_layout(_layout(entries), study)
+    assert caught.value.code == "RSD-9042"
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

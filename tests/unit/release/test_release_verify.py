@@ -48,7 +48,9 @@ def test_an_honest_bundle_verifies_and_says_what_is_proved_and_what_is_asserted(
     assert [r.status for r in report.results] == ["ok"] * len(STEPS)
     proved = "\n".join(report.fields()["proved"])
     assert "final checkpoint cosigned by 2" in proved
-    assert f"{REFUSED} (CN) was denied and sent nothing: eu.no-basis (GDPR Art 44" in proved
+    assert (
+        f"{REFUSED} (CN) was denied; the operator's log records no transfer to it: eu.no-basis (GDPR Art 44" in proved
+    )
     assert report.fields()["epsilon_milli"].keys() == {"site-a", "site-b", "site-c", "site-d"}
     asserted = report.asserted()
     assert any("training code" in text for text in asserted["site-a"])
@@ -341,7 +343,7 @@ def test_a_denied_recipient_is_found_by_the_logs_alone() -> None:
 
     made = build_world(Plan(roster=instead_of_site_c, body=sent_to_the_refused))
     report = made.verify(made.bundle)
-    assert failed_step(report) in (10, 11)
+    assert failed_step(report) in (9, 10, 11)  # 9: site-c's log says that it contributed
 
 
 def test_a_refused_site_without_grounds_is_only_asserted() -> None:
@@ -393,7 +395,7 @@ def test_a_charge_that_is_not_opened() -> None:
 
     made = crashed()
     lost = build_bundle(_unopened(made, "site-a", "charge", 0), made.operator, made.anchor)
-    assert failed_step(made.verify(lost)) == 9  # attempt 2 without attempt 1
+    assert failed_step(made.verify(lost)) == 7  # the closing entry counts it
     named = build_bundle(_unopened(made, "site-a", "charge", 1), made.operator, made.anchor)
     assert failed_step(made.verify(named)) == 7  # the roster names it
 

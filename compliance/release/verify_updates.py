@@ -1,0 +1,96 @@
+"""Step 9, the other way round: every update that a shown log records is in a roster, charged, checked, committed."""
+
+from __future__ import annotations
+
+from compliance.clock import parse_time
+from compliance.errors import CheckFailed
+from compliance.log.entry import Entry
+from compliance.release import bodies
+from compliance.release.case import Contents
+from compliance.trust.root import Trust
+
+Commits = dict[tuple[int, int], tuple[int, str]]  # (round, attempt) -> (index, digest)
+
+
+def updates(contents: Contents, trust: Trust) -> list[str]:
+    """Checks every site's log that is shown. Returns what only the operator says: that an update came too late.
+
+    Raises CheckFailed RSD-9009.
+    """
+    late: list[str] = []
+    for site in contents.logs:
+        if site != trust.operator.name:
+            _sent(contents, site, _committed(contents, site))
+            late += _as_the_rosters_say(contents, site)
+    return late
+
+
+def _committed(contents: Contents, site: str) -> Commits:
+    """Commits by attempt: each after its charge, with all checks of the noise passed, one digest a round."""
+    log, commits, digests = contents.log(site), Commits(), dict[int, str]()
+    charges = {(c.round, c.attempt): e.index for e, c in contents.bodies(site, "charge", bodies.ChargeBody)}
+    for entry, body in contents.bodies(site, "commit", bodies.CommitBody):
+        where, charged = log.where(entry), charges.get((body.round, body.attempt))
+        failed = sorted(name for name, passed in body.conformance.items() if not passed)
+        if charged is None or charged > entry.index:
+            message = f"{where} commits an attempt that was not charged before"
+            raise _false(message, found=f"round {body.round}, attempt {body.attempt}", limit="a charge before it")
+        if failed or not body.conformance:
+            message = f"{where} commits an update whose noise did not pass its checks"
+            raise _false(message, found=failed or "no checks", limit="checks, all passed")
+        first = digests.setdefault(body.round, body.update_sha256)
+        if first != body.update_sha256 or (body.round, body.attempt) in commits:
+            message = f"{where} commits a second update of round {body.round}"
+            raise _false(message, found=body.update_sha256, limit=first)
+        commits[body.round, body.attempt] = (entry.index, body.update_sha256)
+    return commits
+
+
+def _sent(contents: Contents, site: str, commits: Commits) -> None:
+    """Each update that was sent is the one committed before, by that attempt of that round."""
+    log = contents.log(site)
+    for entry, body in contents.bodies(site, "transfer", bodies.TransferBody):
+        index, digest = commits.get((body.round, body.attempt), (entry.index, ""))
+        if index >= entry.index or digest != body.sha256:
+            message = f"{log.where(entry)} sends an update that was not committed before"
+            raise _false(message, found=f"round {body.round}, attempt {body.attempt}, {body.sha256}",
+                         limit=digest or "a commit of that attempt")  # fmt: skip
+
+
+def _as_the_rosters_say(contents: Contents, site: str) -> list[str]:
+    """No commit or transfer of this run is of a round whose roster says late, failed or refused, or names another."""
+    log, start, late = contents.log(site), contents.joined_at(site), []
+    rows = {r.roster.round: (r, r.roster.row(site)) for r in contents.rosters}
+    for entry, round_, digest in _of_updates(contents, site):
+        signed, row = rows.get(round_, (None, None))
+        if signed is None or row is None:
+            message = f"{log.where(entry)} is a {entry.kind} of a round that no roster covers"
+            raise _false(message, found=f"round {round_}", limit=f"rounds 1 to {len(rows)}")
+        if row.outcome == "contributed":
+            if row.update_sha256 != digest:
+                message = f"{log.where(entry)} is a {entry.kind} of another update than {signed.path} names"
+                raise _false(message, found=digest, limit=row.update_sha256)
+        elif entry.index > start:
+            # By the site's own clock after the roster was made: that it is not in the sum is no contradiction.
+            if row.outcome != "late" or parse_time(entry.at) <= parse_time(signed.roster.at):
+                message = (
+                    f"{signed.path} says that {site} was {row.outcome}, but {log.where(entry)} is its {entry.kind}"
+                )
+                raise _false(message, found=f"{row.outcome}, {signed.roster.at}", limit=f"{entry.kind}, {entry.at}")
+            if entry.kind == "transfer":
+                late.append(
+                    f"that the update of {site} of round {round_} came too late ({log.where(entry)}, {entry.at})"
+                )
+    return late
+
+
+def _of_updates(contents: Contents, site: str) -> list[tuple[Entry, int, str]]:
+    commits = contents.bodies(site, "commit", bodies.CommitBody)
+    sent = contents.bodies(site, "transfer", bodies.TransferBody)
+    both = [(e, b.round, b.update_sha256) for e, b in commits] + [(e, b.round, b.sha256) for e, b in sent]
+    return sorted(both, key=lambda x: x[0].index)
+
+
+def _false(message: str, *, found: object, limit: object) -> CheckFailed:
+    rule = "one charged, committed update a round, and each in its roster"
+    return CheckFailed("RSD-9009", message, rule=rule, found=found, limit=limit)
