@@ -35,7 +35,7 @@ def rosters(contents: Contents, context: Context) -> Found:
     earlier = verify_records.rosters_logged(contents, context)
     proved = (
         f"{len(found)} rounds, every site in each; contributions: {counts}",
-        "the rosters are those with which the operator closed the study, and each site logged them where it contributed",
+        "the rosters are those with which the operator closed the study; each site logged them where it contributed",
     )
     return Found(proved, earlier)
 
