@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 from client.admission import Case
 from client.site import Site
 from compliance.canonical import Json
+from compliance.errors import Refused
+from compliance.messages import LayoutEntry
 from compliance.privacy.accounting import check_claim
 from compliance.privacy.ledger import Ledger
 from compliance.privacy.ledger_state import Plan
+from compliance.study_event import TV_ERROR_FEMTO_PER_ROUND
+
+# Total variation of one draw, in 1e-15, rounded up: client.training.lattice bounds it by 2.2e-21.
+_FEMTO_PER_DRAW = 2.3e-6
 
 
 def apply_limit(ledger: Ledger, case: Case) -> None:
@@ -20,6 +28,21 @@ def check_terms(case: Case) -> None:
     """The study's noise keeps the eps that it claims for this site, by this site's own accounting (PLD)."""
     event = case.event(case.study.charged_rounds)
     check_claim(event, case.terms.epsilon_milli, case.study.privacy.inverse_delta)
+
+
+def check_sampler(case: Case, layout: tuple[LayoutEntry, ...]) -> None:
+    """The noise sampler's error over a round stays within what a round is charged. Raises Refused RSD-1221."""
+    draws = case.study.training.steps * sum(math.prod(e.shape) for e in layout)
+    found = draws * _FEMTO_PER_DRAW
+    if found > TV_ERROR_FEMTO_PER_ROUND:
+        raise Refused(
+            "RSD-1221",
+            "the noise sampler's error over a round would be above what a round is charged",
+            rule="delta includes the sampler's error",
+            found=f"{found:.1f} femto ({draws} draws)",
+            limit=f"{TV_ERROR_FEMTO_PER_ROUND} femto",
+            next="propose fewer steps a round or fewer trained parameters",
+        )
 
 
 def reserve(site: Site, case: Case) -> dict[str, Json]:

@@ -29,6 +29,7 @@ from compliance.validation import load_model
 from strategies.wire import Reply
 
 Vector = npt.NDArray[np.float32]
+_UPDATE_BYTES = 2**30  # what a message may carry
 _ATTEMPTS_AT_MOST = 2  # the first, and one more if a crash left no committed bytes
 _CRASHED = "RSD-4510"  # the worker was killed: nothing is known to be wrong with the attempt itself
 
@@ -198,7 +199,7 @@ def _for_base(committed: Committed, message: RoundRequest) -> Committed:
 
 
 def _commit(site: Site, case: Case, round_: int, folder: Path, attempt: int, base: str) -> Committed:
-    digest = sha256_hex(read_bytes(folder / f"update-{attempt}.f32", "update"))
+    digest = sha256_hex(read_bytes(folder / f"update-{attempt}.f32", "update", _UPDATE_BYTES))
     file = folder / f"conformance-{attempt}.json"
     conformance = parse_canonical(read_bytes(file, "conformance"), str(file))
     body = {"round": round_, "attempt": attempt, "update_sha256": digest, "conformance": conformance}
@@ -218,7 +219,7 @@ def _logged(site: Site, kind: str, body: dict[str, object], study: str) -> Entry
 
 
 def _update_of(folder: Path, committed: Committed) -> Vector:
-    data = read_bytes(folder / f"update-{committed.attempt}.f32", "committed update")
+    data = read_bytes(folder / f"update-{committed.attempt}.f32", "committed update", _UPDATE_BYTES)
     if sha256_hex(data) != committed.update_sha256:
         raise RunFailed(
             "RSD-1220",

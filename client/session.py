@@ -9,7 +9,7 @@ from pathlib import Path
 
 from client import contribution, witnessing
 from client.admission import Case, check_answers, check_extract, open_case, own_answers
-from client.budget import reserve
+from client.budget import check_sampler, plan, reserve
 from client.denial import denied
 from client.site import Site, open_site
 from compliance.canonical import canonical
@@ -93,7 +93,7 @@ def _answered(
 
 
 def join(site: Site, message: JoinRequest) -> Reply:
-    """Judge the study whole, reserve its budget, prepare the worker, and log each step before answering."""
+    """Judge the study whole, prepare the worker, reserve the budget, and log each step before answering."""
     data = message.study.encode("utf-8")
     case = open_case(site.home, data, "the proposed study")
     digest = case.digest
@@ -105,9 +105,11 @@ def join(site: Site, message: JoinRequest) -> Reply:
     for text in answers:
         _record_own_answer(site, text, digest)
     decisions = decide_all(site, case)
+    plan(site.ledger, case)  # before the costly part; what is held is held only once the site can really train
+    prepared = site.workbench.prepare(case, site.home.study_folder(digest) / "cache")
+    check_sampler(case, prepared.layout)
     reservation = reserve(site, case)
     site.record("reservation", reservation, digest)
-    prepared = site.workbench.prepare(case, site.home.study_folder(digest) / "cache")
     write_durably(site.home.study_folder(digest) / "answers.json", canonical(list(answers)))
     write_durably(site.home.study_folder(digest) / "study.json", data)
     body = {

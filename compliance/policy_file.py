@@ -68,7 +68,7 @@ def open_policy(anchor: Anchor, data: bytes, what: str, site: str, at: datetime)
     """
     policy = load_model(SitePolicy, _payload(data, what), "RSD-2007", what)
     issued = parse_time(policy.issued)
-    found = anchor.statement(data, SCHEMA, what, role="signatory", holder=site, at=issued)
+    found = anchor.statement(data, SCHEMA, what, role="signatory", holder=site, at=issued, seen_at=at)
     if at > parse_time(policy.expires):
         raise Refused(
             "RSD-2103",

@@ -6,7 +6,7 @@ from compliance.privacy.events import PrivacyEvent
 from compliance.study import SiteTerms, Study
 
 # What a round may add to delta through the noise sampler, in 1e-15: charged before the round, checked after it.
-TV_ERROR_FEMTO_PER_ROUND = 1
+TV_ERROR_FEMTO_PER_ROUND = 20
 
 
 def study_event(study: Study, terms: SiteTerms, rounds: int) -> PrivacyEvent:

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -485,8 +485,9 @@ class Live:
     """A running federation below `root`, a copy of the consortium with its own log and ledgers."""
 
     def __init__(self, made: Consortium) -> None:
-        self.made = made
-        self.output = made.root / "output"
+        root = Path(shutil.copytree(made.root, scratch("live") / "world"))
+        self.made = replace(made, root=root)  # what runs here must not show in the homes that other tests copy
+        self.output = root / "output"
         self.output.mkdir()
         self._services: dict[str, subprocess.Popen[bytes]] = {}
         self._runs: list[subprocess.Popen[str]] = []

@@ -28,24 +28,24 @@ def model_files(folder: Path) -> tuple[Path, ...]:
     """
     if not (folder / "config.json").is_file():
         raise InputError(
-            "RSD-2310", f"{folder} is not a model folder", rule="a model folder holds config.json",
+            "RSD-2310", "this is not a model folder", rule="a model folder holds config.json",
             found="no config.json", limit="config.json, tokenizer files, *.safetensors", next="check the path",
         )  # fmt: skip
     files = sorted(p for p in folder.iterdir() if p.is_file())
     weights = [p for p in files if p.name.endswith((".safetensors", ".safetensors.index.json"))]
     if not any(p.suffix == ".safetensors" for p in weights):
-        _refuse_weights(folder, [p.name for p in files if p.suffix in _PICKLES])
+        _refuse_weights([p.name for p in files if p.suffix in _PICKLES])
     return tuple(p for p in files if p in weights or p.name == "config.json" or p.name in _TOKENIZER)
 
 
-def _refuse_weights(folder: Path, pickles: list[str]) -> None:
+def _refuse_weights(pickles: list[str]) -> None:
     if pickles:
         raise InputError(
-            "RSD-2312", f"{folder} holds pickled weights only", rule="a pickle can run code when it is loaded",
+            "RSD-2312", "the model folder holds pickled weights only", rule="a pickle can run code when it is loaded",
             found=", ".join(pickles), limit="*.safetensors", next="convert the weights to safetensors",
         )  # fmt: skip
     raise InputError(
-        "RSD-2311", f"{folder} holds no weights", rule="a model folder holds *.safetensors",
+        "RSD-2311", "the model folder holds no weights", rule="a model folder holds *.safetensors",
         found="no *.safetensors", limit="*.safetensors", next="copy the model folder again",
     )  # fmt: skip
 
@@ -67,13 +67,13 @@ def check_model(folder: Path, sha256: str) -> None:
     found = model_digest(folder)
     if found != sha256:
         raise InputError(
-            "RSD-2313", f"{folder} is not the model of the study", rule="the study pins its base model",
+            "RSD-2313", "the model folder is not the model of the study", rule="the study pins its base model",
             found=found, limit=sha256, next="obtain the model that the study names, or tell the operator",
         )  # fmt: skip
     config = json.loads((folder / "config.json").read_bytes())
     if "auto_map" in config:
         raise InputError(
-            "RSD-2314", f"the model in {folder} brings its own code", rule="no foreign code runs at a site",
+            "RSD-2314", "the model brings its own code", rule="no foreign code runs at a site",
             found="auto_map in config.json", limit="architectures of the transformers library",
             next="choose a model without remote code",
         )  # fmt: skip
@@ -114,7 +114,7 @@ def load_encoder(folder: Path) -> Any:
         )  # fmt: skip
     if not hasattr(getattr(model, "encoder", None), "layer"):
         raise InputError(
-            "RSD-2315", f"the model in {folder} is not an encoder of the BERT kind", rule="layers under encoder.layer",
+            "RSD-2315", "the model is not an encoder of the BERT kind", rule="layers under encoder.layer",
             found=type(model).__name__, limit="BERT, RoBERTa, ELECTRA and the like", next="choose such a model",
         )  # fmt: skip
     return model.eval().requires_grad_(False)
