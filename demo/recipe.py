@@ -50,7 +50,7 @@ class Recipe:
 
 
 PLAIN: Final = Recipe(
-    rounds=5,
+    rounds=4,
     steps=4,
     sample_milli=200,
     spare_rounds=1,

@@ -90,7 +90,7 @@ class Story:
         write_split(split, {s.name: folders.table(s.name) for s in SITES}, holdout, public)
         calibration = self._calibrate(public)
         governance.found_consortium(crew, folders)
-        screen.say(f"trust file signed by {governance.THRESHOLD} of {len(SITES)} sites, not by the operator")
+        screen.say(f"trust file signed by all {len(SITES)} sites ({governance.THRESHOLD} needed), not by the operator")
         sha256 = governance.equip_sites(crew, folders, self.model_dir, screen.say)
         services = federation.start(crew, folders)
         features = calibration.result()["features"]

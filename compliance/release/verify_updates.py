@@ -7,13 +7,15 @@ from compliance.errors import CheckFailed
 from compliance.log.entry import Entry
 from compliance.release import bodies
 from compliance.release.case import Contents
+from compliance.roster import RosterRow
 from compliance.trust.root import Trust
 
+_GATES = ("RSD-81", "RSD-82", "RSD-84", "RSD-50")  # what the server finds wrong with an answer that arrived
 Commits = dict[tuple[int, int], tuple[int, str]]  # (round, attempt) -> (index, digest)
 
 
 def updates(contents: Contents, trust: Trust) -> list[str]:
-    """Checks every site's log that is shown. Returns what only the operator says: that an update came too late.
+    """Checks every site's log that is shown. Returns what only the operator says: an update came late, or was rejected.
 
     Raises CheckFailed RSD-9009.
     """
@@ -59,7 +61,7 @@ def _sent(contents: Contents, site: str, commits: Commits) -> None:
 
 def _as_the_rosters_say(contents: Contents, site: str) -> list[str]:
     """No commit or transfer of this run is of a round whose roster says late, failed or refused, or names another."""
-    log, start, late = contents.log(site), contents.joined_at(site), []
+    log, start, told = contents.log(site), contents.joined_at(site), list[str]()
     rows = {r.roster.round: (r, r.roster.row(site)) for r in contents.rosters}
     for entry, round_, digest in _of_updates(contents, site):
         signed, row = rows.get(round_, (None, None))
@@ -71,17 +73,28 @@ def _as_the_rosters_say(contents: Contents, site: str) -> list[str]:
                 message = f"{log.where(entry)} is a {entry.kind} of another update than {signed.path} names"
                 raise _false(message, found=digest, limit=row.update_sha256)
         elif entry.index > start:
-            # By the site's own clock after the roster was made: that it is not in the sum is no contradiction.
-            if row.outcome != "late" or parse_time(entry.at) <= parse_time(signed.roster.at):
+            why = _left_out(row, entry, signed.roster.at)
+            if why is None:
                 message = (
                     f"{signed.path} says that {site} was {row.outcome}, but {log.where(entry)} is its {entry.kind}"
                 )
                 raise _false(message, found=f"{row.outcome}, {signed.roster.at}", limit=f"{entry.kind}, {entry.at}")
             if entry.kind == "transfer":
-                late.append(
-                    f"that the update of {site} of round {round_} came too late ({log.where(entry)}, {entry.at})"
-                )
-    return late
+                told.append(f"that the update of {site} of round {round_} {why} ({log.where(entry)}, {entry.at})")
+    return told
+
+
+def _left_out(row: RosterRow, entry: Entry, roster_at: str) -> str | None:
+    """Why an update that the site made is not in the sum, as the operator says; None if it contradicts the log.
+
+    Late: by the site's own clock it came after the roster. Rejected: it arrived, and a gate of the server named its
+    fault; the site has not countersigned such a roster.
+    """
+    if row.outcome == "late" and parse_time(entry.at) > parse_time(roster_at):
+        return "came too late"
+    if row.outcome == "failed" and row.reason is not None and row.reason.code.startswith(_GATES):
+        return f"was rejected on arrival ({row.reason.code})"
+    return None
 
 
 def _of_updates(contents: Contents, site: str) -> list[tuple[Entry, int, str]]:

@@ -139,6 +139,9 @@ def test_a_site_that_sends_nan_is_named_and_the_others_go_on(world):
     assert rows["b"]["reason"]["code"].startswith("RSD-841")
     assert world.site("b").signer.identity.keyid not in signatures  # its log says that it committed
     assert np.isfinite(np.fromfile(world.folder.path / "snapshots" / "round-002.f32", "<f4")).all()
+    report = world.verify()
+    assert report.error is None, report.error
+    assert any("was rejected on arrival (RSD-841" in line for line in report.lines())
 
 
 @pytest.mark.parametrize("kind", ["join", "round", "witness", "close"])

@@ -135,7 +135,7 @@ def test_the_commands_judge_now(tmp_path: Path) -> None:
     refused(1, "RSD-6011", "study", "check", study, "--trust", tmp_path / "no-operator.json")
     papers = ("--advice", tmp_path / "advice.json", "--policy", tmp_path / "policy.json")
     approve = ("study", "approve", study, *key, *papers)
-    for name, what in (("no-operator", "study.json"), ("no-dpo", "advice.json"), ("no-signatory", "out")):
+    for name, what in (("no-operator", "study.json"), ("no-dpo", "advice.json"), ("no-signatory", "policy.json")):
         error = refused(1, "RSD-6011", *approve, "--trust", tmp_path / f"{name}.json", "--out", tmp_path / "out")
         assert error["message"] == f"nobody entitled signed {tmp_path / what}"
         assert not (tmp_path / "out").exists()
