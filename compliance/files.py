@@ -13,6 +13,15 @@ from compliance.errors import EnvironmentFault, InputError
 MOST_BYTES: Final = 64 << 20  # of one input file that is read whole
 
 
+def sync_folder(folder: Path) -> None:
+    """Make what was created, renamed or removed in `folder` survive a power cut (fsync(2)). Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write `data` so that after a crash `path` holds the old or the new bytes, never a part; fsynced with its folder.
 
@@ -31,11 +40,7 @@ def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as e:
         raise EnvironmentFault(
             "RSD-7001",

@@ -23,6 +23,7 @@ from typing import Self
 from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
 from compliance.clock import now, rfc3339
 from compliance.errors import CheckFailed, EnvironmentFault, InputError
+from compliance.files import sync_folder
 from compliance.privacy import ledger_state as rules
 from compliance.privacy.events import PrivacyEvent
 from compliance.privacy.ledger_state import Balance, Charge, Limit, Plan, Reservation, SourceState
@@ -69,7 +70,7 @@ class Ledger:
             connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             try:
                 _prepare(connection)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
                 ledger = cls(connection, path)
                 for source in ledger.sources():
                     ledger._read(source)
@@ -288,14 +289,6 @@ def _check_name(name: str, what: str) -> None:
 
 def _bad(what: str, found: str, limit: str) -> InputError:
     return InputError("RSD-4121", f"{what} is not valid", found=found, limit=limit, next="correct the value")
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextmanager

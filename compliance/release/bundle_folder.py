@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from compliance.errors import CheckFailed, EnvironmentFault, InputError
-from compliance.files import refuse_existing, write_durably
+from compliance.files import refuse_existing, sync_folder, write_durably
 
 _MAX_FILES, _MAX_BYTES = 20_000, 4 << 30
 
@@ -67,7 +67,7 @@ def write_folder(out: Path, files: Mapping[str, bytes], check: Callable[[dict[st
         refuse_existing(out)
         try:
             draft.rename(out)
-            _sync(out.parent)
+            sync_folder(out.parent)
         except OSError as e:
             raise EnvironmentFault(
                 "RSD-7001",
@@ -79,14 +79,6 @@ def write_folder(out: Path, files: Mapping[str, bytes], check: Callable[[dict[st
     finally:
         if draft.exists():
             shutil.rmtree(draft)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 from compliance.canonical import parse_json
 from compliance.clock import now
 from compliance.errors import EnvironmentFault, InputError
-from compliance.files import read_bytes
+from compliance.files import read_bytes, sync_folder
 from compliance.identity import Signer, load_signer
 from compliance.trust.enrol import Consortium, Invitation, claimed_invitation, open_invitation
 from compliance.trust.root import Anchor, load_anchor
@@ -102,18 +101,10 @@ def new_folder(root: Path) -> Iterator[Path]:
         with _writing(root):
             making.chmod(0o700)
             making.replace(root)
-            _sync(root.parent)
+            sync_folder(root.parent)
     except BaseException:
         shutil.rmtree(making, ignore_errors=True)
         raise
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextmanager
