@@ -51,6 +51,8 @@ class Case:
     dataset: DatasetRecord
     model: ModelRecord
     engine: Engine
+    excluded: tuple[int, ...] = ()  # rows of the extract, by position, whose subjects were withdrawn
+    stop_file: str = ""  # changes when a subject is withdrawn: no batch is drawn after that
 
     def event(self, rounds: int) -> PrivacyEvent:
         """What `rounds` rounds of this study do at this site."""

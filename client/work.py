@@ -10,7 +10,11 @@ from compliance.training_spec import Frozen, ModelSpec, TaskSpec
 
 
 class WorkSpec(Frozen):
-    """One study at one site: what to load. Paths are local; `threads` bounds the CPU threads of the worker."""
+    """One study at one site: what to load. Paths are local; `threads` bounds the CPU threads of the worker.
+
+    `excluded` are positions of rows whose subjects were withdrawn: they are not loaded. While `stop_file` (if any)
+    does not have the content that it had when the task began, no further batch is drawn.
+    """
 
     task: TaskSpec
     model: ModelSpec
@@ -18,6 +22,8 @@ class WorkSpec(Frozen):
     table: str = Field(min_length=1)
     cache_dir: str = Field(min_length=1)
     threads: int = Field(ge=1, le=256)
+    excluded: tuple[int, ...] = ()
+    stop_file: str = ""
 
 
 class RoundSpec(Frozen):
