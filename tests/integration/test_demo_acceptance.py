@@ -17,19 +17,26 @@ from compliance.clock import now
 from compliance.release.bundle_folder import read_folder
 from compliance.release.verify import verify_bundle
 from compliance.trust.root import load_anchor
+from tests import netwatch
 
 pytestmark = [pytest.mark.demo, pytest.mark.timeout(1200)]
 BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    out = tmp_path_factory.mktemp("demo") / "out"
+    place = tmp_path_factory.mktemp("demo")
+    out, report = place / "out", place / "network.json"
     command = [str(BIN / "residency"), "demo", "--out", str(out), "--json"]
+    if netwatch.possible():
+        watch = ["unshare", "-n", sys.executable, str(ROOT / "tests" / "netwatch.py"), str(report)]
+        command = [*watch, *command]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1100, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    network = json.loads(report.read_text()) if report.exists() else None
+    return {**found, "network": network}
 
 
 def test_it_learns_above_the_targets_and_the_baselines(shown: dict[str, Any]) -> None:
@@ -69,8 +76,18 @@ def test_it_keeps_its_limits_and_leaves_no_process_behind(shown: dict[str, Any])
     assert left == []
 
 
+def test_no_process_of_it_speaks_to_anything_but_the_loopback(shown: dict[str, Any]) -> None:
+    seen = shown["network"]
+    if seen is None:
+        pytest.skip("this machine allows no network namespace with an interface to watch")
+    assert seen["control"] == 1, "the watch would not have seen a packet"
+    assert seen["looks"] > 100
+    assert seen["packets"] == {}
+    assert seen["sockets"] == []
+
+
 def test_the_auditors_installation_verifies_it_without_torch_and_flwr(shown: dict[str, Any]) -> None:
-    auditor = Path(__file__).parents[2] / ".venv-auditor" / "bin"
+    auditor = ROOT / ".venv-auditor" / "bin"
     if not auditor.is_dir():
         pytest.fail("make setup makes .venv-auditor")
     absent = subprocess.run([auditor / "python", "-c", "import torch"], capture_output=True, check=False)
