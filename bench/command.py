@@ -113,3 +113,24 @@ def law() -> Result:
     times = _timed(20, lambda: [engine.decide(transfer) for _ in range(20)])
     fields = {"decisions_per_s": _spread([20 / t for t in times])}
     return Result(fields, [f"decisions_per_s: {fields['decisions_per_s']}"])
+
+
+@bench.command("round")
+@click.option("--rounds", type=click.IntRange(1, 200), default=10, show_default=True, help="Timed rounds a size.")
+@click.option("--short", is_flag=True, help="One round of the small size: shows the form, not the figures.")
+@command("residency.bench.round/1")
+def round_(rounds: int, short: bool) -> Result:
+    """Seconds a round: Flower as it comes and Residency with everything on, a round of each in turn.
+
+    Two sites on loopback with TLS, random arrays, no training. About ten minutes; other load on the machine shows in
+    the samples.
+
+    \b
+    Example: residency bench round --json
+    """
+    from bench import round as rounds_  # noqa: PLC0415 - loads Flower
+    from bench.round_figures import lines  # noqa: PLC0415
+
+    plan = rounds_.short() if short else rounds_.full(rounds)
+    found = rounds_.measure(plan, lambda text: click.echo(text, err=True))
+    return Result(found, lines(found))

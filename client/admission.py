@@ -10,11 +10,15 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.data.withdrawals import standing, stop_file
 from client.home import AgentHome, DatasetRecord, ModelRecord, OpenPolicy, packs
+from client.stop_file import stop_mark
+from client.taken_back import check_not_taken_back
 from compliance.answers import (
     ADVICE,
     APPROVAL,
     REFUSAL,
+    WITHDRAWAL,
     Approval,
     OpenedAdvice,
     answer_schema,
@@ -22,6 +26,7 @@ from compliance.answers import (
     open_advice,
     open_approval,
     open_refusal,
+    open_withdrawal,
 )
 from compliance.canonical import parse_canonical
 from compliance.clock import now, parse_time, rfc3339
@@ -53,6 +58,8 @@ class Case:
     engine: Engine
     excluded: tuple[int, ...] = ()  # rows of the extract, by position, whose subjects were withdrawn
     stop_file: str = ""  # changes when a subject is withdrawn: no batch is drawn after that
+    stop_mark: str = ""  # digest of the stop file's content before `excluded` was read
+    withdrawal: int = 0  # the last one that touched the data source when the case was opened
 
     def event(self, rounds: int) -> PrivacyEvent:
         """What `rounds` rounds of this study do at this site."""
@@ -106,6 +113,7 @@ def open_case(home: AgentHome, study_bytes: bytes, what: str) -> Case:
     anchor = home.anchor()
     study, digest = open_study(anchor, study_bytes, what, now())
     check_members(study, anchor.trust)
+    check_not_taken_back(home, digest)
     _check_term(anchor, study)
     if study.software.version != VERSION:
         raise Refused(
@@ -122,9 +130,12 @@ def open_case(home: AgentHome, study_bytes: bytes, what: str) -> Case:
     terms = study.site(home.config.site)
     if terms is None:  # check_study has refused that already
         raise Refused("RSD-2102", f"study {study.name} does not list site {home.config.site}", rule="site policy")
-    return Case(
-        anchor, policy, study, digest, terms, _dataset(home, study), _model(home, study), home.engine(policy.policy)
-    )
+    dataset, model = _dataset(home, study, digest), _model(home, study)
+    stop = str(stop_file(home.path, dataset.source))
+    mark = stop_mark(stop)  # first: a withdrawal between the two ends the attempt, and is never missed
+    excluded, withdrawal = standing(home, dataset.name, dataset.sha256)
+    engine = home.engine(policy.policy)
+    return Case(anchor, policy, study, digest, terms, dataset, model, engine, excluded, stop, mark, withdrawal)
 
 
 def _check_term(anchor: Anchor, study: Study) -> None:
@@ -164,10 +175,11 @@ def _check_outlives(policy: SitePolicy, study: Study) -> None:
             )
 
 
-def _dataset(home: AgentHome, study: Study) -> DatasetRecord:
+def _dataset(home: AgentHome, study: Study, digest: str) -> DatasetRecord:
     registered = home.registry().datasets
     for record in registered:
         if record.name == study.dataset:
+            _check_usable(home, record, study, digest)
             if not Path(record.path).is_file():
                 raise EnvironmentFault(
                     "RSD-1206",
@@ -184,6 +196,37 @@ def _dataset(home: AgentHome, study: Study) -> DatasetRecord:
         limit=study.dataset,
         next=f"residency agent dataset add {study.dataset} --path FILE --source SOURCE",
     )
+
+
+def _check_usable(home: AgentHome, record: DatasetRecord, study: Study, digest: str) -> None:
+    """Purpose, expiry and retirement. Raises Refused RSD-2410, RSD-2411, RSD-2412."""
+    if study.purpose not in record.purposes:
+        raise Refused(
+            "RSD-2410",
+            f"dataset {record.name} may not be used for the purpose of study {study.name}",
+            rule=f"purposes of the dataset, on {record.legal_basis}",
+            found=study.purpose,
+            limit=", ".join(record.purposes),
+            next="ask whoever answers for the data whether the purpose is covered; register an extract that is",
+        )
+    if parse_time(record.expires) < parse_time(study.ends):
+        raise Refused(
+            "RSD-2411",
+            f"dataset {record.name} expires before study {study.name} ends",
+            rule="a run starts only if its data may be used until its planned end",
+            found=record.expires,
+            limit=study.ends,
+            next="have a shorter study proposed, or register an extract that may be used for longer",
+        )
+    if record.retired and not (home.study_folder(digest) / "study.json").exists():
+        raise Refused(
+            "RSD-2412",
+            f"dataset {record.name} was retired",
+            rule="no new study uses a retired dataset",
+            found=record.retired,
+            limit="a dataset in use",
+            next="register another extract; it inherits what the data source has spent",
+        )
 
 
 def _model(home: AgentHome, study: Study) -> ModelRecord:
@@ -260,6 +303,15 @@ def check_answers(case: Case, answers: tuple[str, ...]) -> Approval:
             if refusal.digest == case.digest:
                 raise Refused(
                     "RSD-2208", f"the signatory of {site} refused this study", found=refusal.reason, limit="an approval"
+                )
+        elif kind == WITHDRAWAL:
+            taken, _ = open_withdrawal(case.anchor, data, "withdrawal", now())
+            if taken.digest == case.digest:
+                raise Refused(
+                    "RSD-2208",
+                    f"the signatory of {site} took the approval back",
+                    found=taken.reason,
+                    limit="an approval",
                 )
         elif kind == APPROVAL:
             approval, _ = open_approval(case.anchor, data, "approval", now())

@@ -14,10 +14,11 @@ import numpy.typing as npt
 from pydantic import Field
 
 from client.admission import Case
+from client.data import withdrawals
 from client.denial import denied
 from client.site import Site
-from compliance.canonical import canonical, parse_canonical, sha256_hex
-from compliance.errors import InputError, Refused, ResidencyError, RunFailed
+from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
+from compliance.errors import InputError, InternalBug, Refused, ResidencyError, RunFailed
 from compliance.files import read_bytes, write_durably
 from compliance.law.model import Party
 from compliance.messages import RoundReply, RoundRequest, encode
@@ -51,8 +52,10 @@ def contribute(site: Site, message: RoundRequest, array: Vector | None) -> Reply
     onward = _onward(case, message.recipients)
     folder = site.home.study_folder(case.digest) / "rounds" / f"{message.round:03d}"
     committed = _committed(site, case, message, folder, base)
-    update = _update_of(folder, committed)
-    return _send(site, case, message, committed, update, onward)
+    with withdrawals.releasing(site.home.path):
+        _refuse_failed(message, folder)
+        update = _update_of(folder, committed)
+        return _send(site, case, message, committed, update, onward)
 
 
 def _checked_base(case: Case, message: RoundRequest, base: Vector | None) -> Vector:
@@ -93,28 +96,42 @@ def _onward(case: Case, recipients: tuple[str, ...]) -> tuple[Party, ...]:
 
 def _committed(site: Site, case: Case, message: RoundRequest, folder: Path, base: Vector) -> Committed:
     """The committed update of this round, trained now if there is none yet."""
+    _refuse_failed(message, folder)
     file = folder / "committed.json"
     if file.exists():
         found = load_model(Committed, parse_canonical(read_bytes(file, "commit"), str(file)), "RSD-1210", str(file))
         return _for_base(found, message)
-    if (folder / "failed.json").exists():
-        raise RunFailed(
-            "RSD-1218",
-            f"round {message.round} has failed at this site before",
-            rule="no re-draw after a failure",
-            found="failed",
-            limit="one outcome a round",
-            next="the run goes on without this site in this round",
-        )
-    recovered = _recover(site, case, message, folder)
-    return recovered or _attempt(site, case, message, folder, base)
+    if _trained(folder) is None:
+        _attempt(site, case, message, folder, base)
+    with withdrawals.releasing(site.home.path):
+        _refuse_failed(message, folder)
+        return _commit_trained(site, case, message, folder)
 
 
-def _attempt(site: Site, case: Case, message: RoundRequest, folder: Path, base: Vector) -> Committed:
+def _refuse_failed(message: RoundRequest, folder: Path) -> None:
+    """A failure ends the round at this site, and a withdrawal ends a finished update too. Raises RSD-1218, RSD-2430."""
+    file = folder / "failed.json"
+    if not file.exists():
+        return
+    code = str(parse_canonical(read_bytes(file, "failure"), str(file))["code"])
+    if code == withdrawals.WITHDRAWN:
+        raise withdrawals.subject_withdrawn()
+    raise RunFailed(
+        "RSD-1218",
+        f"round {message.round} has failed at this site before ({code})",
+        rule="no re-draw after a failure",
+        found=code,
+        limit="one outcome a round",
+        next="the run goes on without this site in this round",
+    )
+
+
+def _attempt(site: Site, case: Case, message: RoundRequest, folder: Path, base: Vector) -> None:
+    """Charge and train; the finished update is on disk when this returns."""
     site.check_ledger()
     charges = [c for c in site.ledger.charges(case.digest) if c.round == message.round]
     for paid in charges:  # a crash may have come between a charge and its entry: an auditor sees every charge
-        _record_charge(site, paid, folder)
+        _record_charge(site, paid, folder, 0)
     attempt = max((c.attempt for c in charges), default=0) + 1
     if attempt > _ATTEMPTS_AT_MOST:
         raise RunFailed(
@@ -126,21 +143,28 @@ def _attempt(site: Site, case: Case, message: RoundRequest, folder: Path, base: 
             next="find out why the worker dies (memory, disk) before the next run",
         )
     write_durably(_base_file(folder, attempt), message.base_sha256.encode("ascii"))
+    unlogged = site.log.size
     paid = site.ledger.charge(case.dataset.source, case.digest, message.round, attempt, case.event(1))
-    _record_charge(site, paid, folder)
+    _record_charge(site, paid, folder, unlogged)
     try:
-        cache = site.home.study_folder(case.digest) / "cache"
+        cache = withdrawals.fresh_cache(site.home, case)
         update, conformance = site.workbench.train(case, cache, message.round, attempt, base)
+        with withdrawals.releasing(site.home.path):
+            withdrawals.check_current(site.home, case)
+            write_durably(folder / f"conformance-{attempt}.json", canonical(conformance))
+            write_durably(folder / f"update-{attempt}.f32", update.astype("<f4").tobytes(), private=True)
     except Exception as e:
         error = e if isinstance(e, ResidencyError) else _unexpected(e)
-        body = {**error.as_json(), "round": message.round, "attempt": attempt}
-        if error.code != _CRASHED:
-            write_durably(folder / "failed.json", canonical(body))  # first: a log that is full must not allow a re-draw
-        site.record("failure", body, case.digest)
+        _fail(site, case, folder, {**error.as_json(), "round": message.round, "attempt": attempt})
         raise error from e
-    write_durably(folder / f"conformance-{attempt}.json", canonical(conformance))
-    write_durably(folder / f"update-{attempt}.f32", update.astype("<f4").tobytes(), private=True)
-    return _commit(site, case, message.round, folder, attempt, message.base_sha256)
+
+
+def _fail(site: Site, case: Case, folder: Path, body: dict[str, Json]) -> None:
+    if body["code"] != _CRASHED:
+        write_durably(folder / "failed.json", canonical(body))  # first: a log that is full must not allow a re-draw
+    site.record("failure", body, case.digest)
+    if not withdrawals.is_current(site.home, case):
+        withdrawals.purge_cache(site.home.study_folder(case.digest) / "cache")  # what was put there meanwhile
 
 
 def _unexpected(error: Exception) -> RunFailed:
@@ -160,8 +184,8 @@ def _base_file(folder: Path, attempt: int) -> Path:
     return folder / f"base-{attempt}.sha256"
 
 
-def _record_charge(site: Site, paid: Charge, folder: Path) -> None:
-    """Log a charge of the ledger, once, and keep the entry's place beside the attempt."""
+def _record_charge(site: Site, paid: Charge, folder: Path, since: int) -> None:
+    """Log a charge of the ledger, once, and keep the entry's place beside the attempt; it cannot be before `since`."""
     body = {
         "source": paid.source,
         "round": paid.round,
@@ -171,17 +195,23 @@ def _record_charge(site: Site, paid: Charge, folder: Path) -> None:
         "head": paid.head,
         "base_sha256": read_bytes(_base_file(folder, paid.attempt), "the attempt's base").decode("ascii"),
     }
-    entry = _logged(site, "charge", body, paid.study) or site.record("charge", body, paid.study)
+    entry = site.record_once("charge", body, paid.study, since)
     write_durably(folder / f"attempt-{paid.attempt}.json", canonical(entry.model_dump(mode="json")))
 
 
-def _recover(site: Site, case: Case, message: RoundRequest, folder: Path) -> Committed | None:
-    """After a crash between the update's bytes and its commit: the bytes are whole, so they are the commit."""
-    for attempt in range(_ATTEMPTS_AT_MOST, 0, -1):
-        if (folder / f"update-{attempt}.f32").exists():
-            base = read_bytes(_base_file(folder, attempt), "the attempt's base").decode("ascii")
-            return _for_base(_commit(site, case, message.round, folder, attempt, base), message)
-    return None
+def _trained(folder: Path) -> int | None:
+    """The attempt whose update is on disk; None if there is none."""
+    done = (a for a in range(_ATTEMPTS_AT_MOST, 0, -1) if (folder / f"update-{a}.f32").exists())
+    return next(done, None)
+
+
+def _commit_trained(site: Site, case: Case, message: RoundRequest, folder: Path) -> Committed:
+    """Commit the update on disk, now or after a crash: its bytes are whole, so they are the commit."""
+    attempt = _trained(folder)
+    if attempt is None:
+        raise InternalBug("RSD-2490", "an attempt ended without an update and without an error")
+    base = read_bytes(_base_file(folder, attempt), "the attempt's base").decode("ascii")
+    return _for_base(_commit(site, case, message.round, folder, attempt, base), message)
 
 
 def _for_base(committed: Committed, message: RoundRequest) -> Committed:
@@ -203,19 +233,12 @@ def _commit(site: Site, case: Case, round_: int, folder: Path, attempt: int, bas
     file = folder / f"conformance-{attempt}.json"
     conformance = parse_canonical(read_bytes(file, "conformance"), str(file))
     body = {"round": round_, "attempt": attempt, "update_sha256": digest, "conformance": conformance}
-    commit = _logged(site, "commit", body, case.digest) or site.record("commit", body, case.digest)
     file = folder / f"attempt-{attempt}.json"
     charge = load_model(EntryRef, parse_canonical(read_bytes(file, "charge"), str(file)), "RSD-1210", str(file))
+    commit = site.record_once("commit", body, case.digest, charge.index)
     committed = Committed(attempt=attempt, base_sha256=base, update_sha256=digest, charge=charge, commit=commit)
     write_durably(folder / "committed.json", canonical(committed.model_dump(mode="json")))
     return committed
-
-
-def _logged(site: Site, kind: str, body: dict[str, object], study: str) -> EntryRef | None:
-    for entry in site.log.entries(0, site.log.size, study=study, kind=kind):
-        if entry.body == body:
-            return EntryRef(origin=site.log.origin, index=entry.index, leaf=entry.leaf_hash().hex())
-    return None
 
 
 def _update_of(folder: Path, committed: Committed) -> Vector:

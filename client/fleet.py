@@ -1,4 +1,4 @@
-"""The site's connection to the federation server: outward only, TLS with a pinned CA, calls signed by the node key.
+"""The site's connection to the federation server: outward only, mutual TLS with a pinned CA, signed calls.
 
 Built on Flower's fleet HTTP client, not on its ready-made connection: that one ends the whole process when the server
 is away at the start or forgets the node, and a hospital's agent must wait instead.
@@ -6,21 +6,46 @@ is away at the start or forgets the node, and a hospital's agent must wait inste
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from compliance.errors import PeerUnreachable, Refused
+from compliance.errors import InputError, PeerUnreachable, Refused
 from strategies import flwr_private
 
 ResponseT = TypeVar("ResponseT")
 
 HEARTBEAT_S: Final = 15.0  # the server takes a node for gone after twice this time
 _RETRY_WAITS_S: Final = (0.2, 0.5, 1.0, 2.0)
-_RUN_OVER: Final = 403  # Flower's status for a run that is not running
+_RUN_OVER: Final = 403  # Flower's status for a run that is not running; the door's own refusals name their code
+_REFUSED: Final = "residency-refused"
+
+
+def fleet_tls(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+    """What a site's connection to the fleet door needs: the pinned CA alone, TLS 1.3, and the site's certificate (PEM).
+
+    Raises InputError RSD-6216 if the certificate and the node key cannot be used together, or the CA cannot be read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_verify_locations(cafile=ca)
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as e:
+        raise InputError(
+            "RSD-6216",
+            f"the agent's TLS files cannot be used: {ca}, {certificate}, {key}",
+            rule="the certificate belongs to the node key",
+            found=str(e.strerror or type(e).__name__),
+            limit="the pinned CA, and a certificate with its key",
+            next="residency agent enroll --certificate FILE, with the certificate of this site's own request",
+        ) from e
+    return context
 
 
 class RunOver(Exception):
@@ -45,7 +70,10 @@ class Fleet:
     it does not admit this node, and RunOver if the run has ended. Thread-safe.
     """
 
-    def __init__(self, address: str, ca: bytes, key: ec.EllipticCurvePrivateKey, stop: threading.Event) -> None:
+    def __init__(
+        self, address: str, tls: ssl.SSLContext, key: ec.EllipticCurvePrivateKey, stop: threading.Event
+    ) -> None:
+        """`tls` comes from `fleet_tls` and shows the certificate for `key`."""
         self._f = flwr_private.fleet()
         self._m = flwr_private.messages()
         self._address = address
@@ -56,7 +84,8 @@ class Fleet:
             self._f.RuntimeVersionHttpInterceptor(component_name="SuperNode"),
             self._f.NodeAuthHttpInterceptor(key, key.public_key()),
         ]
-        self._client = self._f.FleetHttpClient.from_server_address(address, False, ca, interceptors)
+        # Flower's own way to make a client knows no client certificate.
+        self._client = self._f.FleetHttpClient(f"https://{address}", interceptors=interceptors, verify=tls)
         self._node: Any = None
         self._run: RunFacts | None = None
         self._heartbeat = threading.Thread(target=self._beat, name="fleet-heartbeat", daemon=True)
@@ -105,21 +134,21 @@ class Fleet:
             except self._f.HTTPStatusError as e:
                 status: int = e.response.status_code
                 if status not in {502, 503, 504}:
-                    raise self._judge(status) from e
+                    raise self._judge(status, e.response.headers.get(_REFUSED, "")) from e
                 if wait_s is None or self._stop.wait(wait_s):
                     raise self._away(f"HTTP {status}") from e
         raise AssertionError
 
-    def _judge(self, status: int) -> Exception:
-        if status == _RUN_OVER:
+    def _judge(self, status: int, code: str) -> Exception:
+        if status == _RUN_OVER and not code:
             return RunOver()
         return PeerUnreachable(
             "RSD-6103",
             f"the federation server at {self._address} does not admit this node",
-            rule="only registered node keys are admitted, each once at a time",
-            found=f"HTTP {status}",
-            limit="a registered key that is not active elsewhere",
-            next="send the node's public key to the operator; after a crash wait half a minute",
+            rule="only members of the trust file are admitted, each once at a time",
+            found=f"HTTP {status}{f', {code[:8]!a}' if code else ''}",
+            limit="a member's certificate and node key, not active elsewhere",
+            next="residency explain CODE tells what the door found; after a crash wait half a minute",
         )
 
     def _away(self, found: str) -> PeerUnreachable:

@@ -27,13 +27,16 @@ from compliance.log.witness import WitnessStore
 from compliance.policy import SitePolicy
 from compliance.policy_file import open_policy
 from compliance.privacy.ledger import Ledger
+from compliance.study import DATE, SHA256, Purpose
 from compliance.training_spec import Frozen
 from compliance.trust.root import NAME, Anchor, load_anchor
 from compliance.validation import load_model
 
+LEGAL_BASIS = r"^[A-Za-z0-9][A-Za-z0-9 .,;:()/-]{0,119}$"  # such as 9(2)(j)
+
 
 class AgentConfig(Frozen):
-    """agent.json: who this agent is and where its server is."""
+    """agent.json: who this agent is and where its server's three doors are (host:port)."""
 
     schema_: Literal["residency.agent/1"] = Field(alias="schema")
     site: str = Field(pattern=NAME)
@@ -41,17 +44,39 @@ class AgentConfig(Frozen):
     consortium: str = Field(pattern=NAME)
     operator: str = Field(pattern=NAME)
     server: str
+    governance: str
+    enrolment: str
+
+
+class Column(Frozen):
+    """A column of an extract: its name, and "integer", "number", "truth" or "text"."""
+
+    name: str
+    type: Literal["integer", "number", "truth", "text"]
 
 
 class DatasetRecord(Frozen):
-    """One registered extract. `source` names the patient population whose ledger it spends from."""
+    """One registered extract. `source` names the patient population whose ledger it spends from.
+
+    `id_columns` identify a row, `patient_columns` the person it is about. `declared` is the rounded number of rows;
+    the exact one is nowhere. `commitment` is the root over the rows, salted with what `nonce` derives.
+    """
 
     name: str = Field(pattern=NAME)
     path: str
     source: str = Field(pattern=NAME)
-    id_columns: tuple[str, ...] = ()
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the file when it was registered")
+    id_columns: tuple[str, ...] = Field(min_length=1)
+    patient_columns: tuple[str, ...] = Field(min_length=1)
+    sha256: str = Field(pattern=SHA256, description="of the file when it was registered")
     added: str
+    columns: tuple[Column, ...]
+    declared: int = Field(ge=10)
+    commitment: str = Field(pattern=SHA256)
+    nonce: str = Field(pattern=r"^[0-9a-f]{32}$")
+    legal_basis: str = Field(pattern=LEGAL_BASIS)
+    purposes: tuple[Purpose, ...] = Field(min_length=1)
+    expires: str = Field(pattern=DATE)
+    retired: str = Field(default="", description="when it was retired; empty while studies may use it")
 
 
 class ModelRecord(Frozen):
@@ -159,6 +184,13 @@ class AgentHome:
         """Replace the registry durably."""
         write_durably(self.path / "registry.json", canonical(registry.model_dump(mode="json")))
 
+    @contextmanager
+    def changing_registry(self) -> Iterator[Registry]:
+        """Nobody else changes the registry in this block; `save_registry` inside it."""
+        with (self.path / "registry.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield self.registry()
+
     def secret(self) -> bytes:
         """32 bytes that key the hashes of rows; made once, readable by the owner only."""
         file = self.path / "keys" / "rows.secret"
@@ -210,10 +242,9 @@ def open_own_policy(anchor: Anchor, data: bytes, what: str, site: str) -> OpenPo
     return OpenPolicy(*open_policy(anchor, data, what, site, now()))
 
 
-def new_node_key(path: Path) -> str:
-    """Make the P-384 key of Flower's node authentication (mode 0600); returns the public key as PEM."""
+def new_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Make the P-384 key of the node's authentication and of its TLS certificate, and write it (mode 0600)."""
     key = ec.generate_private_key(ec.SECP384R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     write_durably(path, pem, private=True)
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return public.decode("ascii")
+    return key

@@ -23,11 +23,11 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.bundle_guard import check_bundle
-from client.fleet import Fleet, RunFacts, RunOver
+from client.fleet import Fleet, RunFacts, RunOver, fleet_tls
+from compliance.error_reply import encode_error
 from compliance.errors import InputError, PeerUnreachable, Refused, ResidencyError, RunFailed
 from compliance.files import read_bytes
 from strategies import flwr_private
-from strategies.wire import encode_error
 
 _APP_REFUSED: Final = 7  # Flower's code for a bundle that a node does not accept
 _APP_RAISED: Final = 2  # Flower's code for an app that ended with an error
@@ -39,10 +39,13 @@ class NodeConfig:
     """How a node reaches its server and when it asks. Times in seconds, `max_message_bytes` for one message's objects.
 
     `approved_bundles` is asked again for every message, so that a withdrawn approval holds from the next message on.
+    A message at hand when the node is told to stop has `leave_within_s` to be answered; then `abandon` is called from
+    another thread, which must end the work on it, so that it is answered with that error.
     """
 
     server_address: str
     ca: Path
+    certificate: Path
     node_key: Path
     home: Path
     approved_bundles: Callable[[], frozenset[str]]
@@ -50,6 +53,8 @@ class NodeConfig:
     poll_idle_s: float = 1.0
     active_for_s: float = 60.0
     max_message_bytes: int = 2**30 + 2**24
+    leave_within_s: float = 10.0
+    abandon: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,26 +76,39 @@ def run_node(
     stop: threading.Event,
     report: Callable[[NodeState], None] = _to_stderr,
 ) -> None:
-    """Serve until `stop` is set; returns within a poll once the message at hand is answered.
+    """Serve until `stop` is set; returns within a poll once the message at hand is answered or abandoned.
 
-    Raises InputError RSD-1108 or RSD-2005 for an unusable key or CA, EnvironmentFault RSD-7102, RSD-7103 for another
-    Flower. An absent server, or one that does not admit this node, is reported and tried again for ever.
+    Raises InputError RSD-1108, RSD-2005 or RSD-6216 for an unusable key, certificate or CA, EnvironmentFault RSD-7102,
+    RSD-7103 for another Flower. An absent server, or one that does not admit this node, is reported and tried again for
+    ever.
     """
     os.environ.update(flwr_private.QUIET_ENVIRONMENT)
-    ca, key = read_bytes(config.ca, "the server's CA"), load_node_key(config.node_key)
+    key = load_node_key(config.node_key)
     flwr_private.fleet(), flwr_private.messages()
     failures = 0
+    idle = threading.Event()
+    threading.Thread(target=_hurry, args=(config, stop, idle), name="node-leaving", daemon=True).start()
     while not stop.is_set():
         try:
-            with Fleet(config.server_address, ca, key, stop) as fleet:
+            idle.set()
+            tls = fleet_tls(config.ca, config.certificate, config.node_key)  # read again: it may have been renewed
+            with Fleet(config.server_address, tls, key, stop) as fleet:
                 failures = 0
                 report(NodeState("online", fleet.node_id))
-                _serve(config, app, fleet, stop, report)
+                _serve(config, app, fleet, stop, idle, report)
         except PeerUnreachable as e:
             report(NodeState("away", error=e))
             stop.wait(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
             failures += 1
+    idle.set()
     report(NodeState("left"))
+
+
+def _hurry(config: NodeConfig, stop: threading.Event, idle: threading.Event) -> None:
+    """Once told to stop, give the message at hand its time, then have it abandoned."""
+    stop.wait()
+    if not idle.wait(config.leave_within_s) and config.abandon is not None:
+        config.abandon()
 
 
 def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -118,13 +136,20 @@ def _bad_key(path: Path, found: str) -> InputError:
 
 
 def _serve(
-    config: NodeConfig, app: ClientApp, fleet: Fleet, stop: threading.Event, report: Callable[[NodeState], None]
+    config: NodeConfig,
+    app: ClientApp,
+    fleet: Fleet,
+    stop: threading.Event,
+    idle: threading.Event,
+    report: Callable[[NodeState], None],
 ) -> None:
     last_message_at = -config.active_for_s
     while not stop.is_set():
         received = fleet.receive()
         if received is not None:
+            idle.clear()
             answer_message(config, app, fleet, *received)
+            idle.set()
             last_message_at = time.monotonic()
             report(NodeState("answered", fleet.node_id))
             continue

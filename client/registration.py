@@ -1,201 +1,225 @@
-"""Enrolling a site, and registering what it has: data extracts and model folders."""
+"""Registering what a site has: data extracts and model folders."""
 
 from __future__ import annotations
 
-import sqlite3
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from client.admission import file_digest
-from client.data.table import TableFile, row_keys
-from client.home import AgentHome, DatasetRecord, ModelRecord, Registry, new_node_key, open_own_policy
+from client.books import Books
+from client.data.coincidence import read_content
+from client.data.commitment import commit_rows, commitment_key
+from client.data.identity import subject_keys
+from client.data.row_index import Changes, Extract, Known
+from client.data.schema import columns_of, declared_count
+from client.data.table import TableFile
+from client.data.withdrawals import open_index, purge_cache
+from client.home import AgentHome, DatasetRecord, ModelRecord, Registry
+from client.studies import studies_of
 from client.training.model_folder import model_digest
-from compliance.canonical import canonical
-from compliance.clock import now, rfc3339
-from compliance.errors import EnvironmentFault, InputError, Refused
-from compliance.files import read_bytes, write_durably
-from compliance.identity import PublicIdentity, load_public, new_signer, save_signer
-from compliance.trust.enrol import Invitation, make_request, open_invitation
-from compliance.trust.root import check_successor, open_trust, signing_sites
+from compliance.canonical import Json
+from compliance.clock import now, parse_time, rfc3339
+from compliance.errors import InputError, Refused
 from compliance.validation import load_model
 
-KEY_DAYS = 365
+
+@dataclass(frozen=True)
+class Terms:
+    """On what ground an extract may be used: the article that it rests on, for which purposes, until when (a date)."""
+
+    legal_basis: str
+    purposes: tuple[str, ...]
+    expires: str
 
 
-def enrol(home: Path, invitation_file: Path, signatory: PublicIdentity, dpo: PublicIdentity, until: str) -> bytes:
-    """Make the agent's folder and keys from an invitation; returns the signed enrolment request.
+@dataclass(frozen=True)
+class Added:
+    """A registered extract, and the data sources that its rows were known to belong to."""
 
-    Raises InputError RSD-1208 when the folder is an agent's home already; the private keys stay in it.
+    record: DatasetRecord
+    known: Known
+
+
+def add_dataset(
+    home: AgentHome,
+    name: str,
+    path: Path,
+    source: str,
+    id_columns: Sequence[str],
+    terms: Terms,
+    patient_columns: Sequence[str] = (),
+) -> Added:
+    """Register an extract under the ledger of its data source. It is in the site's log before it is in effect.
+
+    An extract that shares people with a registered source inherits that source's ledger, whatever name was asked for:
+    by the values of `id_columns` or `patient_columns` (default: the same), in that order, whatever the columns are
+    called; or, under new pseudonyms, because the rows say the same (`client.data.coincidence`). One that belongs to
+    two sources is refused (RSD-1231): no flag overrides either. Rows of withdrawn subjects are left out of training.
+    Raises InputError RSD-1230, RSD-1235, RSD-23xx, RSD-2400, RSD-2401, RSD-2402, Refused RSD-1231.
     """
-    if (home / "agent.json").exists():
+    with home.changing_registry() as registry:
+        _refuse_taken(name, [d.name for d in registry.datasets])
+        patients = tuple(patient_columns or id_columns)
+        record = _asked(name, path, source, (tuple(id_columns), patients), terms)
+        table = TableFile(path).table(())
+        _require_columns(table, (*id_columns, *patients))
+        record = _described(home, record, table, path)
+        extract = _extract(home.secret(), record, table)
+        index, books = open_index(home), Books(home)
+        try:
+            with index.writing() as changes:
+                known = changes.known(extract)
+                record = record.model_copy(update={"source": _target(known, source)})
+                _remember(changes, extract, record)
+                books.record("dataset", _entry(record, inherited=bool(known.sources)), "")
+        finally:
+            index.close()
+            books.close()
+        home.save_registry(Registry(datasets=(*registry.datasets, record), models=registry.models))
+    return Added(record, known)
+
+
+def _refuse_taken(name: str, names: Sequence[str]) -> None:
+    if name in names:
         raise InputError(
-            "RSD-1208",
-            f"{home} is an agent's home already",
-            found="agent.json",
-            limit="a new folder",
-            next="use another --home, or go on with this one: residency agent status",
-        )
-    invitation = open_invitation(read_bytes(invitation_file, "invitation"), str(invitation_file))
-    agent = new_signer("agent", invitation.site, rfc3339(now()), until)
-    save_signer(agent, home / "keys")
-    node_key = new_node_key(home / "keys" / "node.key")
-    request = make_request(invitation, agent, signatory, dpo, node_key)
-    write_durably(home / "people" / "signatory.pub.json", canonical(signatory.as_json()) + b"\n")
-    write_durably(home / "people" / "dpo.pub.json", canonical(dpo.as_json()) + b"\n")
-    write_durably(home / "ca.crt", invitation.ca_pem.encode("ascii"))
-    write_durably(home / "agent.json", canonical(_config(invitation)))
-    return request.encode() + b"\n"
+            "RSD-1230", f"dataset {name} is registered already", rule="a name stands for one extract for ever",
+            found=name, limit="a new name", next="choose another name for the new extract",
+        )  # fmt: skip
 
 
-def _config(invitation: Invitation) -> dict[str, str]:
-    return {
-        "schema": "residency.agent/1",
-        "site": invitation.site,
-        "jurisdiction": invitation.jurisdiction,
-        "consortium": invitation.consortium,
-        "operator": invitation.operator.name,
-        "server": invitation.server,
-    }
+def _asked(
+    name: str, path: Path, source: str, columns: tuple[tuple[str, ...], tuple[str, ...]], terms: Terms
+) -> DatasetRecord:
+    """What was asked for, with places for what the file tells. Raises InputError RSD-1235, RSD-2402."""
+    asked = {
+        "name": name, "path": str(path.resolve()), "source": source, "id_columns": columns[0],
+        "patient_columns": columns[1], "sha256": "0" * 64, "added": rfc3339(now()), "columns": (), "declared": 10,
+        "commitment": "0" * 64, "nonce": os.urandom(16).hex(), "legal_basis": terms.legal_basis,
+        "purposes": terms.purposes, "expires": terms.expires,
+    }  # fmt: skip
+    record = load_model(DatasetRecord, asked, "RSD-1235", "dataset")
+    if parse_time(record.expires, "expires") <= now():
+        raise InputError(
+            "RSD-2402", f"dataset {name} would have expired already", rule="a dataset is used until it expires",
+            found=record.expires, limit=f"after {rfc3339(now())}", next="give the day until which it may be used",
+        )  # fmt: skip
+    return record
 
 
-def install_trust(home: AgentHome, file: Path) -> None:
-    """Install a trust file that carries its threshold, names this site's own people, and that its signatory signed.
-
-    The threshold alone would let made-up sites name another signatory for this one. A successor must follow the old
-    file. Raises CheckFailed RSD-6002, Refused RSD-6013, RSD-6014, RSD-1209 or RSD-1228.
-    """
-    data = read_bytes(file, "trust file")
-    anchor = open_trust(data, str(file), now())
-    config = home.config
-    if config.consortium != anchor.trust.consortium:
-        raise _not_ours("consortium", anchor.trust.consortium, config.consortium)
-    own = load_public(home.path / "keys" / "agent.pub.json")
-    if own.keyid not in {k.keyid for k in anchor.trust.keys_of("agent", config.site)}:
-        raise _not_ours("agent key", _keyids(anchor.trust.keys_of("agent", config.site)), own.keyid[:12])
-    for role in ("signatory", "dpo"):
-        enrolled = load_public(home.path / "people" / f"{role}.pub.json")
-        named = anchor.trust.keys_of(role, config.site)
-        if {k.keyid for k in named} != {enrolled.keyid}:
-            raise _not_ours(f"{role} key", _keyids(named), enrolled.keyid[:12])
-    if config.site not in signing_sites(anchor.trust, anchor.envelope, anchor.trust):
-        raise Refused(
-            "RSD-1228",
-            f"the signatory of {config.site} has not signed this trust file",
-            rule="a site follows a trust file that its own signatory signed",
-            found=", ".join(sorted(signing_sites(anchor.trust, anchor.envelope, anchor.trust))) or "nobody",
-            limit=config.site,
-            next="have the signatory compare the members with the other sites, then: residency consortium sign",
-        )
-    old = home.path / "trust.json"
-    if old.exists() and read_bytes(old, "trust file") != data:
-        check_successor(home.anchor(), anchor)
-    write_durably(old, data)
+def _require_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
+    if missing := sorted(set(names) - set(table.columns)):
+        raise InputError(
+            "RSD-2303", "the dataset lacks a column that is asked for", rule="--id-column and --patient-column",
+            found=f"missing: {', '.join(missing)}", limit=f"{len(table.columns)} columns present",
+            next="name the columns as the header does",
+        )  # fmt: skip
 
 
-def _keyids(keys: list[PublicIdentity]) -> str:
-    return ", ".join(k.keyid[:12] for k in keys) or "none"
-
-
-def _not_ours(what: str, found: str, limit: str) -> Refused:
-    return Refused(
-        "RSD-1209",
-        f"this trust file names another {what} for this site",
-        rule="an agent follows only a trust file with the keys that it was enrolled with",
-        found=found,
-        limit=limit,
-        next="have this site's own enrolment request admitted, then install that trust file",
+def _described(home: AgentHome, record: DatasetRecord, table: pd.DataFrame, path: Path) -> DatasetRecord:
+    root = commit_rows(commitment_key(home.secret(), bytes.fromhex(record.nonce)), table)
+    return record.model_copy(
+        update={
+            "sha256": file_digest(path),
+            "columns": columns_of(table),
+            "declared": declared_count(len(table)),
+            "commitment": root.hex(),
+        }
     )
 
 
-def install_policy(home: AgentHome, file: Path) -> str:
-    """Install a policy that this site's signatory signed; returns its digest. Raises CheckFailed or Refused."""
-    data = read_bytes(file, "policy")
-    opened = open_own_policy(home.anchor(), data, str(file), home.config.site)
-    if opened.policy.jurisdiction != home.config.jurisdiction:
+def _extract(secret: bytes, record: DatasetRecord, table: pd.DataFrame) -> Extract:
+    return Extract(
+        name=record.name,
+        sha256=record.sha256,
+        rows=subject_keys(secret, table, record.id_columns),
+        subjects=subject_keys(secret, table, record.patient_columns),
+        content=read_content(secret, table, (*record.id_columns, *record.patient_columns)),
+    )
+
+
+def _remember(changes: Changes, extract: Extract, record: DatasetRecord) -> None:
+    """A crash may have come between the index and the registry: then the same extract is taken up again."""
+    held = changes.holds(record.name)
+    if held is None:
+        changes.add(extract, record.source)
+    elif held != extract.sha256:
+        _refuse_taken(record.name, [record.name])
+
+
+def _target(known: Known, asked: str) -> str:
+    """The source whose ledger pays: the one that holds rows already, or the one asked for. Raises Refused RSD-1231."""
+    found = known.sources
+    if len(found) > 1:
         raise Refused(
-            "RSD-2204",
-            "this policy belongs to another jurisdiction",
-            found=opened.policy.jurisdiction,
-            limit=home.config.jurisdiction,
-            next="install the policy that this site's signatory signed",
+            "RSD-1231",
+            "this extract shares rows with more than one data source",
+            rule="an extract spends from one ledger",
+            found=", ".join(sorted(found)),
+            limit="one data source",
+            next="split it by data source; if rows coincide by chance, export the columns that tell them apart",
         )
-    write_durably(home.path / "policy.json", data)
-    return opened.digest
+    return next(iter(found), asked)
 
 
-def add_dataset(home: AgentHome, name: str, path: Path, source: str, id_columns: Sequence[str]) -> tuple[str, int]:
-    """Register an extract under the ledger of its data source; returns the source and how many rows were known before.
+def _entry(record: DatasetRecord, *, inherited: bool) -> dict[str, Json]:
+    """What the log keeps: no column, no digest of the file, no exact number."""
+    return {
+        "action": "register",
+        "dataset": record.name,
+        "source": record.source,
+        "inherited": inherited,
+        "declared": record.declared,
+        "commitment": record.commitment,
+        "legal_basis": record.legal_basis,
+        "purposes": list(record.purposes),
+        "expires": record.expires,
+    }
 
-    An extract that shares rows with a registered source inherits that source's ledger, whatever name was asked for:
-    a copy or a re-export must not start with an empty ledger. Rows are known by the values of `id_columns`, in that
-    order, whatever the columns are called. One that overlaps two sources is refused (RSD-1231).
+
+def retire_dataset(home: AgentHome, name: str) -> DatasetRecord:
+    """No new study may use the dataset from now on; what it spent stays, its caches are purged. Logged first.
+
+    A study that was joined before may end. Asked again, it purges again. Raises InputError RSD-2403.
     """
-    registry = home.registry()
-    if any(d.name == name for d in registry.datasets):
-        raise InputError(
-            "RSD-1230", f"dataset {name} is registered already", found=name, limit="a new name",
-            next="choose another name for the new extract",
-        )  # fmt: skip
-    asked = {
-        "name": name, "path": str(path.resolve()), "source": source, "id_columns": list(id_columns),
-        "sha256": "0" * 64, "added": rfc3339(now()),
-    }  # fmt: skip
-    record = load_model(DatasetRecord, asked, "RSD-1235", "dataset")
-    table = TableFile(path).table(list(id_columns))
-    digest = file_digest(path)
-    places = [f"id{i}" for i in range(len(id_columns))]
-    keys = row_keys(home.secret(), table[list(id_columns)].set_axis(places, axis=1), places)
-    known, shared = _join_source(home.path / "rows.db", keys, source)
-    owned = record.model_copy(update={"source": known, "sha256": digest})
-    home.save_registry(Registry(datasets=(*registry.datasets, owned), models=registry.models))
-    return known, shared
+    with home.changing_registry() as registry:
+        record = find_dataset(registry, name)
+        if not record.retired:
+            books = Books(home)
+            try:
+                books.record("dataset", {"action": "retire", "dataset": name, "source": record.source}, "")
+            finally:
+                books.close()
+            record = record.model_copy(update={"retired": rfc3339(now())})
+            others = tuple(record if d.name == name else d for d in registry.datasets)
+            home.save_registry(Registry(datasets=others, models=registry.models))
+    for study in studies_of(home, {name}):
+        purge_cache(study.folder / "cache")
+    return record
 
 
-def _join_source(database: Path, keys: list[bytes], source: str) -> tuple[str, int]:
-    """Remember the keyed hashes of the rows; the source that already holds some of them wins over `source`."""
-    try:
-        connection = sqlite3.connect(database, isolation_level=None)
-        try:
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, source TEXT NOT NULL) STRICT, WITHOUT ROWID"
-            )
-            database.chmod(0o600)
-            connection.execute("BEGIN IMMEDIATE")
-            held: dict[str, int] = {}
-            for key in set(keys):
-                row = connection.execute("SELECT source FROM rows WHERE key = ?", (key,)).fetchone()
-                if row:
-                    held[row[0]] = held.get(row[0], 0) + 1
-            if len(held) > 1:
-                connection.execute("ROLLBACK")
-                raise _two_sources(sorted(held))
-            target = next(iter(held), source)
-            connection.executemany("INSERT OR IGNORE INTO rows VALUES (?, ?)", [(k, target) for k in keys])
-            connection.execute("COMMIT")
-            return target, sum(held.values())
-        finally:
-            connection.close()
-    except sqlite3.Error as e:
-        raise EnvironmentFault("RSD-1232", f"cannot write {database}: {e}", next="check the disk, then repeat") from e
-
-
-def _two_sources(held: list[str]) -> Refused:
-    return Refused(
-        "RSD-1231",
-        "this extract shares rows with more than one data source",
-        rule="an extract spends from one ledger",
-        found=", ".join(held),
-        limit="one data source",
-        next="split the extract by data source",
+def find_dataset(registry: Registry, name: str) -> DatasetRecord:
+    """The dataset of this name. Raises InputError RSD-2403."""
+    for record in registry.datasets:
+        if record.name == name:
+            return record
+    raise InputError(
+        "RSD-2403",
+        "no dataset of this name is registered",
+        found=name[:64],
+        limit=", ".join(d.name for d in registry.datasets) or "no dataset",
+        next="residency agent dataset list",
     )
 
 
 def add_model(home: AgentHome, folder: Path, name: str) -> str:
     """Register a model folder by its digest; returns the digest. Idempotent. Raises InputError RSD-23xx."""
     digest = model_digest(folder)
-    registry = home.registry()
-    others = tuple(m for m in registry.models if m.sha256 != digest)
     record = ModelRecord(name=name, path=str(folder.resolve()), sha256=digest)
-    home.save_registry(Registry(datasets=registry.datasets, models=(*others, record)))
+    with home.changing_registry() as registry:
+        others = tuple(m for m in registry.models if m.sha256 != digest)
+        home.save_registry(Registry(datasets=registry.datasets, models=(*others, record)))
     return digest

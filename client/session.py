@@ -10,6 +10,7 @@ from pathlib import Path
 from client import contribution, witnessing
 from client.admission import Case, check_answers, check_extract, open_case, own_answers
 from client.budget import check_sampler, plan, reserve
+from client.data import withdrawals
 from client.denial import denied
 from client.site import Site, open_site
 from compliance.canonical import canonical
@@ -93,23 +94,28 @@ def _answered(
 
 
 def join(site: Site, message: JoinRequest) -> Reply:
-    """Judge the study whole, prepare the worker, reserve the budget, and log each step before answering."""
+    """Judge the study whole, prepare the worker, reserve the budget, and log each step before answering.
+
+    Asked again by the same run, after a crash of the server, it judges again, and reserves and records nothing twice.
+    """
     data = message.study.encode("utf-8")
     case = open_case(site.home, data, "the proposed study")
     digest = case.digest
     site.check_not_restored(message.known)
     approval = check_answers(case, message.answers)
     check_extract(case)
-    site.record("study", {"name": case.study.name}, digest)
+    site.record_once("study", {"name": case.study.name}, digest)
     answers = own_answers(site.name, message.answers)
     for text in answers:
         _record_own_answer(site, text, digest)
     decisions = decide_all(site, case)
     plan(site.ledger, case)  # before the costly part; what is held is held only once the site can really train
-    prepared = site.workbench.prepare(case, site.home.study_folder(digest) / "cache")
+    prepared = site.workbench.prepare(case, withdrawals.fresh_cache(site.home, case))
+    if not withdrawals.is_current(site.home, case):  # what was put there meanwhile; the next batch's case is a new one
+        withdrawals.purge_cache(site.home.study_folder(digest) / "cache")
     check_sampler(case, prepared.layout)
     reservation = reserve(site, case)
-    site.record("reservation", reservation, digest)
+    site.record_once("reservation", reservation, digest)
     write_durably(site.home.study_folder(digest) / "answers.json", canonical(list(answers)))
     write_durably(site.home.study_folder(digest) / "study.json", data)
     body = {
@@ -118,7 +124,7 @@ def join(site: Site, message: JoinRequest) -> Reply:
         "device": prepared.device,
         "layout_sha256": layout_digest(prepared.layout),
     }
-    site.record("join", body, digest)
+    site.record_once("join", body, digest)
     reply = JoinReply(
         schema="residency.joined/1",
         site=site.name,
@@ -133,7 +139,7 @@ def join(site: Site, message: JoinRequest) -> Reply:
 def _record_own_answer(site: Site, text: str, study: str) -> None:
     envelope = parse_envelope(text.encode("utf-8"), "answer")
     statement = envelope.payload_type.removeprefix("application/vnd.residency.").split(".")[0]
-    site.record("answer", {"statement": statement, "digest": envelope.digest, "site": site.name}, study)
+    site.record_once("answer", {"statement": statement, "digest": envelope.digest, "site": site.name}, study)
 
 
 def decide_all(site: Site, case: Case) -> tuple[PeerDecision, ...]:

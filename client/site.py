@@ -6,51 +6,33 @@ from functools import lru_cache
 from pathlib import Path
 
 from client.admission import Case, check_answers, open_case
+from client.books import Books
 from client.home import AgentHome
+from client.subjects import finish_withdrawals
 from client.workbench import Workbench
-from compliance.canonical import Json, parse_canonical
-from compliance.errors import Refused, ResidencyError
+from compliance.canonical import parse_canonical
+from compliance.errors import Refused
 from compliance.files import read_bytes
-from compliance.identity import Signer
 from compliance.law.model import Decision, Party
 from compliance.law.vocabulary import Artifact
-from compliance.log import merkle
-from compliance.log.checkpoint import open_signed
-from compliance.log.store import LogStore
-from compliance.log.witness import WitnessStore
-from compliance.messages import CheckpointOffer
 from compliance.privacy.ledger import Ledger
 from compliance.roster import EntryRef
-from compliance.trust.root import Anchor
-
-_KEPT_OFFERS = 64
 
 
-class Site:
+class Site(Books):
     """Everything that one agent process holds open. Not thread-safe: the node answers one message at a time."""
 
     def __init__(self, home: AgentHome) -> None:
-        self.home = home
-        self.name = home.config.site
-        self.anchor: Anchor = home.anchor()
-        self.signer: Signer = home.signer()
-        self.log: LogStore = home.log(self.anchor, self.signer)
-        self.witness: WitnessStore = home.witness(self.anchor, self.signer)
+        super().__init__(home)
+        finish_withdrawals(self)
         self.ledger: Ledger = home.ledger()
         self.workbench = Workbench()
-        self._seen: set[int] = set()  # sizes that the operator says others have seen
 
     def close(self) -> None:
         """Stop the worker and close the stores."""
         self.workbench.close()
-        self.log.close()
-        self.witness.close()
+        super().close()
         self.ledger.close()
-
-    def record(self, kind: str, body: dict[str, Json], study: str) -> EntryRef:
-        """Append to the log; it is on disk when this returns."""
-        added = self.log.append(kind, body, study)
-        return EntryRef(origin=self.log.origin, index=added.index, leaf=added.leaf_hash.hex())
 
     def decide(
         self, case: Case, artifact: Artifact, recipient: Party, onward: tuple[Party, ...] = (), round_: int = 0
@@ -59,34 +41,6 @@ class Site:
         decision = case.decide(artifact, recipient, onward)
         body = {**decision.as_entry(), "round": round_, "peer": recipient.name}
         return decision, self.record("decision", body, case.digest)
-
-    def offer(self) -> CheckpointOffer:
-        """The log's checkpoint now, with proofs from the sizes that others may have cosigned."""
-        size = self.log.size
-        known = {*self.log.signed_sizes(_KEPT_OFFERS), *self._seen}  # on disk: a restart forgets none
-        earlier = sorted(s for s in known if 0 < s <= size)
-        proofs = {str(s): tuple(h.hex() for h in self.log.consistency_proof(s, size)) for s in earlier}
-        return CheckpointOffer(origin=self.log.origin, note=self.log.checkpoint(size), proofs=proofs)
-
-    def check_not_restored(self, known: str) -> None:
-        """This site's log continues `known`, its own checkpoint as others last saw it. Raises Refused RSD-1225.
-
-        A home restored from a backup would train and spend again what it has forgotten.
-        """
-        if not known:
-            return
-        seen = open_signed(known, self.log.public_key, self.log.origin).checkpoint
-        size = self.log.size
-        self._seen.add(seen.size)
-        if seen.size > size or merkle.root(self.log.leaf_hashes(seen.size)) != seen.root:
-            raise Refused(
-                "RSD-1225",
-                "this site's log is older than the one that others have seen, or another one",
-                rule="a restored home may not spend again",
-                found=f"{size} entries",
-                limit=f"a continuation of {seen.size} entries",
-                next="restore the newest home; if it is lost, retire the data source with the DPO's advice",
-            )
 
     def check_ledger(self) -> None:
         """Every charge in the log stands in the ledger, at its place. Raises Refused RSD-1225 for a restored ledger."""
@@ -121,10 +75,6 @@ class Site:
         answers = parse_canonical(read_bytes(file.with_name("answers.json"), "answers"), "answers.json")
         check_answers(case, tuple(answers))
         return case
-
-    def record_refusal(self, error: ResidencyError, study: str) -> None:
-        """Log what was refused before the refusal is answered."""
-        self.record("refusal", {**error.as_json()}, study)
 
 
 @lru_cache(maxsize=8)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from client.admission import Case
+from client.books import Books
 from client.contribution import Committed
 from client.site import Site
 from compliance.canonical import parse_canonical
@@ -54,7 +57,7 @@ def witness(site: Site, message: WitnessRequest) -> Reply:
     return Reply(encode(reply))
 
 
-def keep(site: Site, line: CosignedLine) -> None:
+def keep(site: Books, line: CosignedLine) -> None:
     """Store a cosignature on this site's own log; one that does not verify, or is of another log, is an error."""
     if line.origin != site.log.origin:
         raise Refused("RSD-1222", "a cosignature of another log", found=line.origin, limit=site.log.origin)
@@ -64,7 +67,7 @@ def keep(site: Site, line: CosignedLine) -> None:
     site.log.add_cosignature(line.size, line.line, keys)
 
 
-def cosign(site: Site, offer: CheckpointOffer, study: str) -> CosignedLine:
+def cosign(site: Books, offer: CheckpointOffer, study: str) -> CosignedLine:
     """Cosign a member's checkpoint as a continuation of the one cosigned before; logged."""
     trust = site.anchor.trust
     owners = {trust.log_origin(n): n for n in [trust.operator.name, *(s.name for s in trust.sites)]}
@@ -96,13 +99,13 @@ def countersigned(site: Site, case: Case, text: str) -> str:
     envelope = parse_envelope(data, "roster")
     roster = load_model(Roster, parse_canonical(envelope.payload, "roster"), "RSD-1210", "roster")
     at = parse_time(roster.at)
-    site.anchor.statement(data, SCHEMA, "roster", role="operator", holder=case.study.operator.name, at=at)
-    if abs((now() - at).total_seconds()) > _CLOCK_SLACK_S:
-        raise _untrue("it is not dated now", roster.at, f"{rfc3339(now())} +- {_CLOCK_SLACK_S} s")
+    for moment in (at, now()):  # a key that was revoked since cannot give a roster an older date
+        site.anchor.statement(data, SCHEMA, "roster", role="operator", holder=case.study.operator.name, at=moment)
+    _check_date(site, case, roster, at)
     file = site.home.study_folder(case.digest) / "rounds" / f"{roster.round:03d}" / "roster.sha256"
-    signed = read_bytes(file, "roster digest").decode("ascii") if file.exists() else envelope.digest
-    if signed != envelope.digest:
-        raise _untrue("another roster of this round was signed before", envelope.digest[:12], signed[:12])
+    signed = read_bytes(file, "roster digest").decode("ascii") if file.exists() else None
+    if signed not in {None, envelope.digest}:
+        raise _untrue("another roster of this round was signed before", envelope.digest[:12], str(signed)[:12])
     _check_row(site, case, roster)
     for name in roster.recipients:
         party = next((p for p in case.peers() if p.name == name), None)
@@ -110,20 +113,45 @@ def countersigned(site: Site, case: Case, text: str) -> str:
             raise _untrue(
                 f"recipients include {name}, to whom this site's rules deny the model", name, "no denied site"
             )
-    if not file.exists():
-        site.record("roster", {"round": roster.round, "digest": envelope.digest}, case.digest)
-        write_durably(file, envelope.digest.encode("ascii"))
+    body = {"round": roster.round, "digest": envelope.digest}
+    if signed is None:
+        write_durably(file, envelope.digest.encode("ascii"))  # from here on no other roster of the round is signed
+        site.record("roster", body, case.digest)
+    else:
+        site.record_once("roster", body, case.digest)  # asked again, perhaps after a crash before the entry
     return countersign(envelope, site.signer).encode().decode("utf-8")
+
+
+def _check_date(site: Site, case: Case, roster: Roster, at: datetime) -> None:
+    """Not in the future, and not before this site's part in the round; a server may have been away in between."""
+    own = own_commit(site, case, roster.round)
+    if own is not None:
+        first = site.log.entry(own.commit.index).at
+    else:
+        first = next((e.at for e in site.log.entries(0, study=case.digest, kind="join")), rfc3339(now()))
+    slack = timedelta(seconds=_CLOCK_SLACK_S)
+    if not parse_time(first) - slack <= at <= now() + slack:
+        raise _untrue("its date is not right", roster.at, f"{first} to {rfc3339(now())}, +- {_CLOCK_SLACK_S} s")
+
+
+def own_commit(site: Site, case: Case, round_: int) -> Committed | None:
+    """What this site committed in the round; None if it did not."""
+    file = site.home.study_folder(case.digest) / "rounds" / f"{round_:03d}" / "committed.json"
+    if not file.exists():
+        return None
+    return load_model(Committed, parse_canonical(read_bytes(file, "commit"), str(file)), "RSD-1210", str(file))
 
 
 def _check_row(site: Site, case: Case, roster: Roster) -> None:
     row = roster.row(site.name)
     if roster.study != case.digest or row is None:
         raise _untrue("it is of another study, or this site has no row", roster.study[:12], case.digest[:12])
-    file = site.home.study_folder(case.digest) / "rounds" / f"{roster.round:03d}" / "committed.json"
-    own = None
-    if file.exists():
-        own = load_model(Committed, parse_canonical(read_bytes(file, "commit"), str(file)), "RSD-1210", str(file))
+    own = own_commit(site, case, roster.round)
+    if own is not None and _failed(site, case, roster.round):  # its update was withdrawn with a subject
+        if row.outcome != "contributed":
+            return
+        sent = site.log.entries(0, study=case.digest, kind="transfer")
+        own = own if any(e.body.get("round") == roster.round for e in sent) else None
     if (row.outcome == "contributed") != (own is not None):
         raise _untrue(
             f"this site's log {'holds' if own else 'holds no'} committed update of round {roster.round}",
@@ -134,6 +162,10 @@ def _check_row(site: Site, case: Case, roster: Roster) -> None:
         raise _untrue("this site trained from another global model", roster.base_sha256[:12], own.base_sha256[:12])
     if own and (row.update_sha256, row.commit, row.charge) != (own.update_sha256, own.commit, own.charge):
         raise _untrue("it names another update of this site", str(row.update_sha256)[:12], own.update_sha256[:12])
+
+
+def _failed(site: Site, case: Case, round_: int) -> bool:
+    return (site.home.study_folder(case.digest) / "rounds" / f"{round_:03d}" / "failed.json").exists()
 
 
 def _untrue(why: str, found: str, limit: str) -> Refused:

@@ -6,24 +6,28 @@ from pydantic import Field, model_validator
 
 from compliance.messages import LayoutEntry
 from compliance.privacy.events import LEAST_NOISE_MICRO, MOST_NOISE_MICRO
+from compliance.study import SHA256
 from compliance.training_spec import Frozen, ModelSpec, TaskSpec
 
 
 class WorkSpec(Frozen):
-    """One study at one site: what to load. Paths are local; `threads` bounds the CPU threads of the worker.
+    """One study at one site: what to load. Paths are local; `threads` bounds the CPU threads of a task.
 
-    `excluded` are positions of rows whose subjects were withdrawn: they are not loaded. While `stop_file` (if any)
-    does not have the content that it had when the task began, no further batch is drawn.
+    `table_sha256` is the digest of the table's bytes. `excluded` are positions of rows whose subjects were withdrawn:
+    they are not loaded. No batch is drawn once the content of `stop_file` (if any) has another digest than `stop_mark`,
+    which was taken before `excluded` was read; without it, than when the task began.
     """
 
     task: TaskSpec
     model: ModelSpec
     model_dir: str = Field(min_length=1)
     table: str = Field(min_length=1)
+    table_sha256: str = Field(pattern=SHA256)
     cache_dir: str = Field(min_length=1)
     threads: int = Field(ge=1, le=256)
     excluded: tuple[int, ...] = ()
     stop_file: str = ""
+    stop_mark: str | None = None
 
 
 class RoundSpec(Frozen):
@@ -52,7 +56,7 @@ class RoundSpec(Frozen):
 
 
 class Prepared(Frozen):
-    """The worker's answer to `prepare`. `layout` lists name and shape of the trained parameters, d their total size."""
+    """A task's answer to `prepare`. `layout` lists name and shape of the trained parameters, d their total size."""
 
     layout: tuple[LayoutEntry, ...]
     layout_sha256: str
@@ -61,7 +65,7 @@ class Prepared(Frozen):
 
 
 class Trained(Frozen):
-    """The worker's answer to `train`, beside the update itself.
+    """A task's answer to `train`, beside the update itself.
 
     `stream` is the mark of the attempt's keystream. `non_finite` (records without a finite gradient) is a statistic
     on patient data: it stays at the site.

@@ -1,15 +1,18 @@
-"""Between a study and the training process: what to load, what to run, and what came out."""
+"""Between a study and its tasks: what to load, what to run, within which bounds, and what came out."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from client.admission import Case
+from client.limits import default_memory_mib
+from client.warm import Warm
 from client.work import RoundSpec, WorkSpec
 from client.worker import TrainingWorker
 from compliance.errors import RunFailed
@@ -17,40 +20,47 @@ from compliance.messages import LayoutEntry
 from compliance.study_event import TV_ERROR_FEMTO_PER_ROUND
 
 Vector = npt.NDArray[np.float32]
+_PREPARE_S: Final = 3600.0  # once a study: the frozen layers over the whole table; never less than a round's deadline
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker that has loaded the study's data and model."""
+    """A study whose data and model were prepared at this site."""
 
     layout: tuple[LayoutEntry, ...]
     device: str
 
 
 class Workbench:
-    """Holds the one training process of a site; a study that is not the last one gets a new process.
+    """Holds the one warm process of a site; each task is a child of it.
 
-    `threads`: how many CPU threads it may use; all of this machine's processors unless set.
+    `threads`: how many CPU threads a task may use; all of this machine's processors unless set. `memory_mib`: the
+    private memory of a task; four fifths of this machine's unless set.
     """
 
     def __init__(self) -> None:
         self.threads = len(os.sched_getaffinity(0))
-        self._worker: TrainingWorker | None = None
-        self._spec: WorkSpec | None = None
+        self.memory_mib = default_memory_mib()
+        self._warm = Warm()
+        self._marks: set[str] = set()
+
+    def start(self) -> None:
+        """Start the warm process, so that the first task finds it ready. Returns at once."""
+        self._warm.start()
 
     def prepare(self, case: Case, cache: Path) -> Ready:
         """Load the study's data and model; frozen layers run here, once a study. Raises InputError RSD-23xx."""
-        worker = self._worker_for(case, cache)
-        prepared = worker.prepare()
+        prepared = self._worker(case, cache).prepare()
         return Ready(prepared.layout, prepared.device)
 
     def train(self, case: Case, cache: Path, round_: int, attempt: int, base: Vector) -> tuple[Vector, dict[str, bool]]:
         """One charged attempt: the update, float32 (d,), and the conformance checks by name.
 
-        Raises RunFailed RSD-4500 (a check failed), RSD-1221 (sampler error above what was charged),
-        EnvironmentFault RSD-4510 (the process died).
+        Raises RunFailed RSD-4500 (a check failed), RSD-1221 (sampler error above what was charged), RSD-4620 (a subject
+        was withdrawn), EnvironmentFault RSD-4510 (the process died), RSD-4513 (no memory), RSD-4515 (the study's
+        deadline of a round).
         """
-        delta, trained = self._worker_for(case, cache).train(round_spec(case, round_, attempt), base)
+        delta, trained = self._worker(case, cache).train(round_spec(case, round_, attempt), base)
         if trained.tv_error_femto > TV_ERROR_FEMTO_PER_ROUND:
             raise RunFailed(
                 "RSD-1221",
@@ -63,24 +73,26 @@ class Workbench:
         return delta, trained.conformance
 
     def close(self) -> None:
-        """End the training process."""
-        if self._worker is not None:
-            self._worker.close()
-        self._worker = self._spec = None
+        """End the warm process and the task at hand. May come from another thread."""
+        self._warm.close()
 
-    def _worker_for(self, case: Case, cache: Path) -> TrainingWorker:
+    def _worker(self, case: Case, cache: Path) -> TrainingWorker:
         spec = WorkSpec(
             task=case.study.task,
             model=case.study.model,
             model_dir=case.model.path,
             table=case.dataset.path,
+            table_sha256=case.dataset.sha256,
             cache_dir=str(cache),
             threads=self.threads,
+            excluded=case.excluded,
+            stop_file=case.stop_file,
+            stop_mark=case.stop_mark,
         )
-        if self._worker is None or spec != self._spec:
-            self.close()
-            self._worker, self._spec = TrainingWorker(spec), spec
-        return self._worker
+        deadline = float(case.study.round_deadline_s)
+        return TrainingWorker(
+            spec, self._warm, self.memory_mib, prepare_s=max(_PREPARE_S, deadline), train_s=deadline, marks=self._marks
+        )
 
 
 def round_spec(case: Case, round_: int, attempt: int) -> RoundSpec:

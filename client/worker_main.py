@@ -1,79 +1,94 @@
-"""The training process: `python -m client.worker_main FD`. It alone imports torch and reads the data.
+"""What a task does: prepare a study, or train one attempt. It alone imports torch and reads the data.
 
-It talks to the agent over the inherited socket FD, one request at a time, and ends when the agent does. It has no
-network use, draws its own randomness per attempt, and answers an error with its code and text, never with data.
+A task is a process of its own (client/zygote.py) with one request and one answer. It draws its own randomness, and
+answers an error with its code and text, never with data.
 """
 
 from __future__ import annotations
 
-import socket
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
-from client.framing import Array, Closed, receive, send
+from client.framing import Array
+from client.stop_file import StopFile
 from client.training.keystream import Keystream
 from client.work import RoundSpec, Trained, WorkSpec
 from compliance.errors import EnvironmentFault, InternalBug, ResidencyError
 from compliance.validation import load_model
 
-if TYPE_CHECKING:
-    from client.training.dpsgd import Engine
+Answer = tuple[dict[str, Any], Array | None]
+_NO_MEMORY: Final = ("OutOfMemoryError",)  # torch's, by name: this module loads without torch
+_ALLOCATORS: Final = ("can't allocate memory", "not enough memory", "out of memory")
 
 
-class Worker:
-    """Holds the prepared study between requests."""
-
-    def __init__(self) -> None:
-        self._engine: Engine | None = None
-
-    def answer(self, header: dict[str, Any], array: Array) -> tuple[dict[str, Any], Array | None]:
-        """The reply to one request. Raises ResidencyError."""
-        if header.get("do") == "prepare":
-            return self._prepare(load_model(WorkSpec, header.get("spec"), "RSD-4502", "a worker request")), None
-        if header.get("do") == "train":
-            return self._train(load_model(RoundSpec, header.get("spec"), "RSD-4502", "a worker request"), array)
-        raise InternalBug("RSD-4511", "the worker got a request that it does not know", found=header.get("do"))
-
-    def _prepare(self, spec: WorkSpec) -> dict[str, Any]:
-        from client.training.session import prepare  # noqa: PLC0415 - torch is slow to import: not before it is needed
-
-        self._engine = None
-        self._engine, prepared = prepare(spec)
-        return prepared.model_dump(mode="json")
-
-    def _train(self, spec: RoundSpec, start: Array) -> tuple[dict[str, Any], Array]:
-
-        if self._engine is None:
-            raise InternalBug("RSD-4512", "the worker was told to train before it was told what")
-        stream = Keystream.fresh()
-        out = self._engine.train(spec, start, stream)
-        reply = Trained(
-            conformance=out.conformance,
-            tv_error_femto=out.tv_error_femto,
-            stream=stream.mark,
-            non_finite=out.non_finite,
-        )
-        return reply.model_dump(mode="json"), out.delta
+def answer(header: dict[str, Any], array: Array) -> Answer:
+    """The answer to one request. Raises ResidencyError."""
+    if header.get("do") == "prepare":
+        return _prepare(_work(header)), None
+    if header.get("do") == "train":
+        spec = load_model(RoundSpec, header.get("spec"), "RSD-4502", "a worker request")
+        return _train(_work(header), spec, tuple(header.get("earlier", ())), array)
+    raise InternalBug("RSD-4511", "the worker got a request that it does not know", found=header.get("do"))
 
 
-def _reply(worker: Worker, header: dict[str, Any], array: Array) -> tuple[dict[str, Any], Array | None]:
+def _work(header: dict[str, Any]) -> WorkSpec:
+    return load_model(WorkSpec, header.get("work"), "RSD-4502", "a worker request")
+
+
+def _prepare(work: WorkSpec) -> dict[str, Any]:
+    from client.training.session import prepare  # noqa: PLC0415 - torch is slow to import: not before it is needed
+
+    return prepare(work).model_dump(mode="json")
+
+
+def _train(work: WorkSpec, spec: RoundSpec, earlier: tuple[str, ...], start: Array) -> Answer:
+    from client.training.session import resume  # noqa: PLC0415 - as above
+
+    stop = StopFile(work.stop_file, work.stop_mark)
+    stop.check()  # before anything is read: what was prepared may be gone because a subject was withdrawn
+    engine = resume(work, earlier)
+    stream = Keystream.fresh()
+    out = engine.train(spec, start, stream, stop.check)
+    reply = Trained(
+        conformance=out.conformance, tv_error_femto=out.tv_error_femto, stream=stream.mark, non_finite=out.non_finite
+    )
+    return reply.model_dump(mode="json"), out.delta
+
+
+def reply(work: Callable[[], Answer]) -> Answer:
+    """What `work` returns, as a reply; an error as its code and text, an unexpected one by its type only."""
     try:
-        answer, out = worker.answer(header, array)
+        answered, out = work()
     except ResidencyError as e:
-        return {"ok": False, "exit_code": e.exit_code, "error": e.as_json()}, None
-    except MemoryError:
-        fault = EnvironmentFault(
-            "RSD-4513", "the worker ran out of memory", rule="a known out-of-memory fails the round",
-            next="lower training.physical_batch in the study, or give the worker more memory",
-        )  # fmt: skip
-        return {"ok": False, "exit_code": fault.exit_code, "error": fault.as_json()}, None
+        return _failed(e)
     except Exception as e:  # noqa: BLE001 - the boundary: text and traceback may hold data, so only the type goes on
+        if _is_memory(e):
+            return _failed(no_memory("an allocation failed"))
         bug = InternalBug(
             "RSD-4514", "the worker met an unexpected error", found=_kind(e), next="report it with the code and version"
         )
-        return {"ok": False, "exit_code": bug.exit_code, "error": bug.as_json()}, None
-    return {"ok": True, "answer": answer}, out
+        return _failed(bug)
+    return {"ok": True, "answer": answered}, out
+
+
+def no_memory(found: str) -> EnvironmentFault:
+    """A known out-of-memory: the round is over at this site (RSD-4513)."""
+    return EnvironmentFault(
+        "RSD-4513", "the worker ran out of memory", rule="a known out-of-memory fails the round", found=found,
+        limit="the task's memory", next="lower training.physical_batch in the study, or give the worker more memory",
+    )  # fmt: skip
+
+
+def _is_memory(error: Exception) -> bool:
+    """torch's allocators raise MemoryError, a class of their own, or RuntimeError with these words."""
+    if isinstance(error, MemoryError) or type(error).__name__ in _NO_MEMORY:
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _ALLOCATORS)
+
+
+def _failed(error: ResidencyError) -> Answer:
+    return {"ok": False, "exit_code": error.exit_code, "error": error.as_json()}, None
 
 
 def _kind(error: BaseException) -> str:
@@ -85,18 +100,3 @@ def _kind(error: BaseException) -> str:
             where = f" in {Path(code.co_filename).name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return type(error).__name__ + where
-
-
-def main(fd: int) -> None:
-    """Serve requests from the socket `fd` until the agent closes it."""
-    worker = Worker()
-    with socket.socket(fileno=fd) as sock:
-        try:
-            while True:
-                send(sock, *_reply(worker, *receive(sock)))
-        except Closed:
-            return
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

@@ -1,4 +1,6 @@
-"""A site's signed answers to one study digest: advice, approval, refusal. The DPO advises; the signatory decides.
+"""A site's signed answers to one study digest: advice, approval, refusal, withdrawal.
+
+The DPO advises; the signatory decides.
 
 GDPR Art 38(6): the data-protection officer must not hold tasks that conflict with the office, so the DPO does not
 decide; a decision against the advice needs a reason, which is logged.
@@ -24,6 +26,7 @@ from compliance.validation import load_model
 
 A = TypeVar("A", bound="_Answer")
 ADVICE, APPROVAL, REFUSAL = "residency.advice/1", "residency.approval/1", "residency.refusal/1"
+WITHDRAWAL = "residency.withdrawal/1"
 
 
 class _Answer(Frozen):
@@ -65,6 +68,13 @@ class Refusal(_Answer):
     """The signatory declines, with a reason."""
 
     schema_: Literal["residency.refusal/1"] = Field(alias="schema")
+    reason: str = Field(min_length=1, max_length=4000)
+
+
+class Withdrawal(_Answer):
+    """The signatory takes the site's approval back, with a reason: from then on the site takes no part in the study."""
+
+    schema_: Literal["residency.withdrawal/1"] = Field(alias="schema")
     reason: str = Field(min_length=1, max_length=4000)
 
 
@@ -113,6 +123,16 @@ def open_refusal(anchor: Anchor, data: bytes, what: str, seen_at: datetime | Non
     claimed = _peek(data, what, Refusal)
     at = parse_time(claimed.at)
     found = anchor.statement(data, REFUSAL, what, role="signatory", holder=claimed.site, at=at, seen_at=seen_at)
+    return claimed, found.digest
+
+
+def open_withdrawal(
+    anchor: Anchor, data: bytes, what: str, seen_at: datetime | None = None
+) -> tuple[Withdrawal, str]:
+    """Verify a withdrawal in the same way."""
+    claimed = _peek(data, what, Withdrawal)
+    at = parse_time(claimed.at)
+    found = anchor.statement(data, WITHDRAWAL, what, role="signatory", holder=claimed.site, at=at, seen_at=seen_at)
     return claimed, found.digest
 
 

@@ -78,11 +78,6 @@ class Folders:
         return self.out / "study.json"
 
     @property
-    def answers(self) -> Path:
-        """Signed answers as the operator received them."""
-        return self.out / "answers"
-
-    @property
     def harness(self) -> Path:
         """What belongs to nobody's product: holdout, calibration rows, baselines, screens."""
         return self.out / "harness"

@@ -37,9 +37,13 @@ class Federation:
             service.stop()
 
 
-def start(crew: Crew, folders: Folders) -> Federation:
-    """Start the server and one agent a site, all at once; `wait_ready` waits for them."""
-    server = crew.serve("server", "server", "start", "--home", folders.coordinator, "--host", "127.0.0.1")
+def start_server(crew: Crew, folders: Folders) -> Service:
+    """Start the server: nobody is admitted before there is a trust file, but sites can enrol."""
+    return crew.serve("server", "server", "start", "--home", folders.coordinator, "--host", "127.0.0.1")
+
+
+def start_agents(crew: Crew, folders: Folders, server: Service) -> Federation:
+    """Start one agent a site, all at once; `wait_ready` waits for them."""
     agents = tuple(
         crew.serve(f"agent-{s.name}", "agent", "start", "--home", folders.home(s.name), "--threads", "1") for s in SITES
     )  # five sites share one machine here: a hospital leaves --threads away
@@ -52,7 +56,7 @@ def start_run(crew: Crew, folders: Folders, signed: Path, *more: str | Path) -> 
 
 
 def _run(folders: Folders, signed: Path) -> tuple[str | Path, ...]:
-    return ("run", "start", signed, "--home", folders.coordinator, "--answers", folders.answers, "--json")
+    return ("run", "start", signed, "--home", folders.coordinator, "--json")
 
 
 def watched_run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,32 +15,41 @@ from demo.papers import DATASET, Terms, adapt_policy, study, write_papers, write
 
 THRESHOLD: Final = 3
 _WORKERS: Final = 2
+DATA_EXPIRES: Final = "2099-12-31"  # invented, as the papers are
 
 
-def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback, different ones, that nobody listens on now."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [int(s.getsockname()[1]) for s in sockets]
+
+
+def init_operator(crew: Crew, folders: Folders) -> None:
+    """The operator makes its home: its key, the consortium's CA, three doors."""
+    fleet, governance, enrolment = (f"127.0.0.1:{port}" for port in free_ports(3))
+    crew.done(
+        "consortium", "init", CONSORTIUM, "--operator", OPERATOR, "--jurisdiction", OPERATOR_JURISDICTION,
+        "--threshold", str(THRESHOLD), "--server", fleet, "--governance", governance, "--enrolment", enrolment,
+        "--home", folders.coordinator,
+    )  # fmt: skip
 
 
 def found_consortium(crew: Crew, folders: Folders) -> None:
-    """The operator makes its home; each site makes its keys and enrols; each signatory signs the trust file."""
+    """Each site makes its keys and enrols at the running server; each signatory signs the trust file."""
     home = folders.coordinator
-    crew.done(
-        "consortium", "init", CONSORTIUM, "--operator", OPERATOR, "--jurisdiction", OPERATOR_JURISDICTION,
-        "--threshold", str(THRESHOLD), "--server", f"127.0.0.1:{free_port()}", "--home", home,
-    )  # fmt: skip
-    requests = each(_WORKERS, SITES, lambda site: _enrol(crew, folders, site))
+    each(_WORKERS, SITES, lambda site: _enrol(crew, folders, site))
     draft = folders.out / "trust.draft.json"
-    crew.done("consortium", "admit", *requests, "--home", home, "--out", draft)
+    crew.done("consortium", "admit", "--home", home, "--out", draft)
     for site in SITES:
         crew.done("consortium", "sign", draft, "--key", folders.office(site.name) / "signatory.key")
     crew.done("consortium", "admit", "--install", draft, "--home", home)
     shutil.copyfile(home / "trust.json", folders.trust)
 
 
-def _enrol(crew: Crew, folders: Folders, site: Site) -> Path:
+def _enrol(crew: Crew, folders: Folders, site: Site) -> None:
     office = folders.office(site.name)
     for role in ("signatory", "dpo"):
         crew.done("key", "new", "--role", role, "--holder", site.name, "--out", office)
@@ -48,12 +58,10 @@ def _enrol(crew: Crew, folders: Folders, site: Site) -> Path:
         "consortium", "invite", site.name, "--jurisdiction", site.jurisdiction,
         "--home", folders.coordinator, "--out", invitation,
     )  # fmt: skip
-    request = folders.out / "requests" / f"{site.name}.json"
     crew.done(
         "agent", "enroll", invitation, "--home", folders.home(site.name), "--signatory", office / "signatory.pub.json",
-        "--dpo", office / "dpo.pub.json", "--out", request,
+        "--dpo", office / "dpo.pub.json",
     )  # fmt: skip
-    return request
 
 
 def equip_sites(crew: Crew, folders: Folders, model: Path, say: Callable[[str], None]) -> str:
@@ -70,10 +78,6 @@ def equip_sites(crew: Crew, folders: Folders, model: Path, say: Callable[[str], 
 def _equip(crew: Crew, folders: Folders, site: Site, model: Path) -> str:
     home, office = folders.home(site.name), folders.office(site.name)
     added = crew.done("agent", "model", "add", model, "--home", home, "--json").json()
-    crew.done(
-        "agent", "dataset", "add", DATASET, "--home", home, "--path", folders.table(site.name),
-        "--source", f"{site.name}-thyroid", "--id-column", "patient_id",
-    )  # fmt: skip
     draft, advice, signed = office / "policy.yaml", office / "policy.advice.json", office / "policy.json"
     crew.done("policy", "init", "--site", site.name, "--jurisdiction", site.jurisdiction, "--out", draft)
     adapt_policy(draft, str(added["sha256"]))
@@ -83,6 +87,11 @@ def _equip(crew: Crew, folders: Folders, site: Site, model: Path) -> str:
     )  # fmt: skip
     crew.done("policy", "sign", draft, "--key", office / "signatory.key", "--advice", advice, "--out", signed)
     crew.done("agent", "enroll", "--home", home, "--trust", folders.trust, "--policy", signed)
+    crew.done(
+        "agent", "dataset", "add", DATASET, "--home", home, "--path", folders.table(site.name),
+        "--source", f"{site.name}-thyroid", "--id-column", "patient_id", "--legal-basis", "9(2)(j)",
+        "--purpose", "scientific_research", "--expires", DATA_EXPIRES,
+    )  # fmt: skip
     return str(added["sha256"])
 
 
@@ -101,26 +110,27 @@ def propose(crew: Crew, folders: Folders, signed: Path) -> dict[str, Any]:
 
 
 def answer(crew: Crew, folders: Folders, signed: Path, say: Callable[[str], None]) -> None:
-    """At each site the DPO advises and the signatory approves; the answers go to the operator."""
+    """At each site the DPO advises and the signatory approves; the agent hands their answers to the operator."""
 
     def one(site: Site) -> None:
         office = folders.office(site.name)
-        advice = folders.answers / f"{site.name}.advice.json"
+        advice = office / "advice.json"
         crew.done(
             "study", "advise", signed, "--key", office / "dpo.key", "--favourable",
             "--text", "Proportionate: one update a round, epsilon 8 in all, no record leaves.", "--out", advice,
         )  # fmt: skip
         crew.done(*approval(folders, site.name, signed, advice))
+        crew.done("agent", "deliver", advice, office / "approval.json", "--home", folders.home(site.name))
         say(f"{site.name}: advised by the DPO, approved by the signatory")
 
     each(_WORKERS, SITES, one)
 
 
 def approval(folders: Folders, site: str, signed: Path, advice: Path) -> tuple[str | Path, ...]:
-    """The command with which a signatory approves; `--out` is the answer's place at the operator."""
+    """The command with which a signatory approves."""
     office = folders.office(site)
     return (
         "study", "approve", signed, "--key", office / "signatory.key", "--advice", advice,
         "--policy", office / "policy.json", "--trust", folders.trust,
-        "--out", folders.answers / f"{site}.approval.json",
+        "--out", office / "approval.json",
     )  # fmt: skip

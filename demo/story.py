@@ -89,10 +89,13 @@ class Story:
         holdout, public = folders.harness / "holdout.csv", folders.harness / "calibration.csv"
         write_split(split, {s.name: folders.table(s.name) for s in SITES}, holdout, public)
         calibration = self._calibrate(public)
+        governance.init_operator(crew, folders)
+        server = federation.start_server(crew, folders)
+        server.wait_ready()
         governance.found_consortium(crew, folders)
         screen.say(f"trust file signed by all {len(SITES)} sites ({governance.THRESHOLD} needed), not by the operator")
         sha256 = governance.equip_sites(crew, folders, self.model_dir, screen.say)
-        services = federation.start(crew, folders)
+        services = federation.start_agents(crew, folders, server)
         features = calibration.result()["features"]
         terms = Terms("thyroid", self.training, sha256, features)
         governance.sign_study(crew, folders, terms, folders.study)

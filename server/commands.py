@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from compliance.cli import Result, command, emit_error, emit_json, table
-from compliance.clock import now
 from compliance.errors import InputError, ResidencyError
 from compliance.trust.home import OperatorHome
+from server.doctor_commands import doctor
 
 HOME = click.option(
     "--home", type=click.Path(path_type=Path), default=Path("server"), show_default=True, help="The operator's folder."
@@ -27,11 +27,11 @@ def server() -> None:
 
 @server.command()
 @HOME
-@click.option("--host", default="0.0.0.0", show_default=True, help="Address of the public door.")  # noqa: S104
+@click.option("--host", default="0.0.0.0", show_default=True, help="Address of the public doors.")  # noqa: S104
 @click.option("--private-port", type=int, default=0, show_default=True, help="Loopback port; 0 takes a free one.")
 @click.option("--json", "as_json", is_flag=True, help="Errors as one JSON object.")
 def start(home: Path, host: str, private_port: int, as_json: bool) -> None:
-    """Run the server until SIGTERM. Prints one JSON line when both doors listen.
+    """Run the server until SIGTERM. Prints one JSON line when its doors listen. Without a trust file it only enrols.
 
     \b
     Example: residency server start --home ./server
@@ -48,25 +48,24 @@ def start(home: Path, host: str, private_port: int, as_json: bool) -> None:
 
 def _serve(home: Path, host: str, private_port: int) -> None:
     from compliance.tls import tls_files  # noqa: PLC0415
-    from compliance.trust.root import load_anchor  # noqa: PLC0415
-    from server.launcher import ServerConfig, prepare, serve  # noqa: PLC0415 - loads Flower
-    from server.nodes import remember_node  # noqa: PLC0415
+    from server.launcher import ServerConfig, serve  # noqa: PLC0415 - loads Flower
 
-    operator = OperatorHome(home)
-    anchor = load_anchor(operator.trust_file, now())
-    port = int(operator.config().server.rsplit(":", 1)[1])
-    config = ServerConfig(
-        home=home.resolve(),
-        tls=tls_files(home.resolve() / "tls"),
-        host=host,
-        public_port=port,
-        private_port=private_port,
+    place = OperatorHome(home.resolve())
+    doors = place.config()
+    public, governance, enrolment = (
+        int(door.rpartition(":")[2]) for door in (doors.server, doors.governance, doors.enrolment)
     )
-    files = prepare(config)
-    for site in anchor.trust.sites:
-        if site.node_key:
-            remember_node(files.nodes, site.node_key.encode("ascii"))
-    serve(config)
+    serve(
+        ServerConfig(
+            home=place.root,
+            tls=tls_files(place.tls),
+            host=host,
+            public_port=public,
+            private_port=private_port,
+            governance_port=governance,
+            enrolment_port=enrolment,
+        )
+    )
 
 
 @server.command()
@@ -86,3 +85,6 @@ def status(home: Path) -> Result:
         raise InputError("RSD-8210", "no site stands in the trust file", next="residency consortium admit")
     rows = [[name, "online" if up else "away"] for name, up in sorted(sites.items())]
     return Result({"sites": sites}, table(["site", "connection"], rows))
+
+
+server.add_command(doctor)

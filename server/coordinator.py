@@ -1,43 +1,44 @@
-"""One run, from join to evidence. The server adds, records and relays; it decides nothing for a site."""
+"""One run, from join to evidence, as steps that are each on disk before the next: a restart goes on where it stopped.
+
+The server adds, records and relays; it decides nothing for a site. What is repeated after a crash gives the same
+result: the sites answer a repeated question as the first, and a roster is fixed in the folder before anybody sees it.
+"""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
 
-from compliance.canonical import Json, canonical
+from compliance.canonical import Json
 from compliance.clock import now
-from compliance.errors import ResidencyError, RunFailed
-from compliance.identity import Signer, load_signer, parse_envelope
-from compliance.log.evidence import build_evidence, closing_body
-from compliance.log.store import LogStore
+from compliance.errors import EnvironmentFault, PeerUnreachable, Refused, ResidencyError, RunFailed
+from compliance.identity import Signer, load_signer
+from compliance.log.store import Draft, LogStore
 from compliance.log.witness import WitnessStore
-from compliance.messages import (
-    CloseReply,
-    CloseRequest,
-    JoinReply,
-    JoinRequest,
-    WitnessReply,
-    WitnessRequest,
-    decode,
-    encode,
-)
-from compliance.roster import EntryRef
+from compliance.messages import JoinReply, JoinRequest, decode, encode
 from compliance.study import Study, open_study
 from compliance.trust.root import Anchor, load_anchor
+from server.closing import close, witness
 from server.gatekeeper import Gatekeeper
-from server.grid import FastGrid
-from server.rounds import Rounds, merge_signatures, round_of
+from server.grid import Answer, FastGrid
+from server.members import Members
+from server.rounds import Rounds
 from server.run_folder import RunFolder, active_run
+from server.run_state import Cause, Phase, end_of
 from server.witness_desk import WitnessDesk
-from strategies.wire import Reply, Request
+from strategies.wire import Request
 
 JOIN_LIMIT_S = 900.0  # a site computes its frozen layers while it joins
-SHORT_LIMIT_S = 120.0
-EVIDENCE_LIMIT_S = 120.0
-NOT_CONNECTED = "RSD-6105"
-_RETRY_S = 1.0
+JOIN_PATIENCE_S = 60.0  # for a site that is away when it is asked, or while it joins
+
+
+class _Standing(Protocol):
+    """Who may take part now."""
+
+    def removed(self, site: str) -> Refused | None:
+        """Why the site may not; None if it may."""
 
 
 class Run:
@@ -45,6 +46,7 @@ class Run:
 
     def __init__(self, grid: FastGrid, home: Path, folder: RunFolder, stack: ExitStack) -> None:
         self.grid, self.home, self.folder = grid, home, folder
+        self.state = folder.state()
         self.anchor: Anchor = load_anchor(home / "trust.json", now())
         self.signer: Signer = load_signer(home / "keys" / "operator.key")
         self.study: Study
@@ -53,64 +55,153 @@ class Run:
         origin = trust.log_origin(trust.operator.name)
         self.log: LogStore = stack.enter_context(LogStore.open(home / "log.db", origin, self.signer.private))
         name = trust.witness_name(trust.operator.name)
-        witness = stack.enter_context(WitnessStore(home / "witness.db", name, self.signer.private))
-        self.desk = WitnessDesk(self.anchor, self.log, witness)
+        witness_store = stack.enter_context(WitnessStore(home / "witness.db", name, self.signer.private))
+        self.desk = WitnessDesk(self.anchor, self.log, witness_store)
+        self.standing: _Standing = Members(home)
         self.nodes = folder.nodes()
-        self.absent: dict[str, ResidencyError] = {}
-        self.left_out: dict[str, tuple[ResidencyError, tuple[EntryRef, ...]]] = {}
+        self._earlier = [(e.kind, e.body) for e in self.log.entries(0, study=self.digest)]
 
-    def record(self, kind: str, body: dict[str, Json]) -> EntryRef:
-        """Append to the operator's log; on disk when it returns."""
-        added = self.log.append(kind, body, self.digest)
-        return EntryRef(origin=self.log.origin, index=added.index, leaf=added.leaf_hash.hex())
+    def move(self, phase: Phase, **changes: object) -> None:
+        """Take one step; it is on disk when this returns."""
+        state = self.state.moved(phase, **changes)
+        self.folder.write_state(state)
+        self.state = state
 
-    def ask(self, requests: dict[str, Request], limit_s: float) -> dict[str, Reply | ResidencyError]:
-        """Ask sites by name; every site gets an answer or the error that stands for it."""
-        names = {self.nodes[site]: site for site in requests}
-        answers = self.grid.ask({self.nodes[site]: r for site, r in requests.items()}, limit_s)
-        return {names[node]: answer for node, answer in answers}
+    def record(self, kind: str, *bodies: dict[str, Json]) -> None:
+        """Append to the operator's log what a process before this one has not: a step done again adds nothing."""
+        self.log.append_many([Draft(kind, body, self.digest) for body in bodies if (kind, body) not in self._earlier])
+
+    def cancelled(self) -> ResidencyError | None:
+        """The answer of everybody who has not answered when the operator cancels; None as long as he does not."""
+        cancel = self.folder.cancel()
+        if cancel is None:
+            return None
+        return PeerUnreachable(
+            "RSD-8303",
+            "the run was cancelled before the answer came",
+            rule="the operator may end a run",
+            found="no answer",
+            limit=f"cancelled at {cancel.at}",
+        )
+
+    def answers(
+        self, requests: dict[str, Request], limit_s: float, patience_s: Mapping[str, float], *, to_the_end: bool = False
+    ) -> Iterator[tuple[str, Answer]]:
+        """Ask sites by name; each site's answer, or the error that stands for it, once, in the order of arrival.
+
+        `patience_s`: for how long a site that is away is waited for. `to_the_end`: a cancelled run waits as well.
+        """
+        here = [site for site in requests if site in self.nodes]
+        for site in requests.keys() - here:
+            yield site, PeerUnreachable("RSD-6105", f"site {site} was not connected when the run began")
+        names = {self.nodes[site]: site for site in here}
+        patience = {self.nodes[site]: s for site, s in patience_s.items() if site in self.nodes}
+        by_node = {self.nodes[site]: requests[site] for site in here}
+        stop = _never if to_the_end else self.cancelled
+        for node, answer in self.grid.ask(by_node, limit_s, patience, stop):
+            yield names[node], answer
+
+    def ask(
+        self, requests: dict[str, Request], limit_s: float, patience_s: Mapping[str, float], *, to_the_end: bool = False
+    ) -> dict[str, Answer]:
+        """`answers`, all of them."""
+        return dict(self.answers(requests, limit_s, patience_s, to_the_end=to_the_end))
+
+
+def _never() -> None:
+    """Nothing stops the asking."""
 
 
 def run(grid: FastGrid, home: Path, study: str) -> None:
-    """Coordinate the run of `study` that was started last; its folder tells how it ended, and an error ends it."""
+    """Coordinate the newest run of `study` from where its folder stands to its end; the folder tells how it ended.
+
+    An error ends the run as failed, and is raised; but what is wrong with this machine or its connections
+    (EnvironmentFault, PeerUnreachable, anything unforeseen) leaves the run as it is, to be gone on with.
+    """
     folder = active_run(home, study)
-    with ExitStack() as stack:
+    with folder.coordinating(), ExitStack() as stack:
+        if folder.ended:
+            return
         try:
             _run(Run(grid, home, folder, stack))
+        except (EnvironmentFault, PeerUnreachable) as e:
+            folder.event("interrupted", error=e.as_json())
+            raise
         except ResidencyError as e:
             folder.event("failed", error=e.as_json())
-            finish(folder, study, "failed", 0, e)
+            folder.finish("failed", folder.state().last_closed, end_of(e))
             raise
 
 
 def _run(r: Run) -> None:
-    joined = join(r)
+    if r.state.phase == "joining" and not r.cancelled():
+        join(r)
+    rounds: Rounds | None = None
+    while r.state.phase not in {"joining", "closing"}:
+        rounds = rounds or Rounds(r)
+        step(r, rounds)
+    close(r)
+    cancel = r.folder.cancel()
+    if cancel is None:
+        r.folder.finish("finished", r.state.last_closed, None)
+        return
+    error = RunFailed(
+        "RSD-8302",
+        f"the run was cancelled: {cancel.reason}",
+        rule="the operator may end a run",
+        found=cancel.at,
+        next="a study that was closed at its sites is over: propose a new study",
+    )
+    r.folder.finish("cancelled", r.state.last_closed, end_of(error))
+
+
+def step(r: Run, rounds: Rounds) -> None:
+    """One step from where the run stands; its result is on disk when this returns."""
+    state = r.state
+    if state.phase == "sent":
+        rounds.play()
+    elif state.phase == "closed":
+        if not r.cancelled():
+            rounds.check_quorum()
+        witness(r, state.members, state.round)
+        r.move("witnessed")
+    elif r.cancelled() or state.round == r.study.training.rounds:
+        r.move("closing")
+    else:
+        rounds.begin()
+
+
+def join(r: Run) -> None:
+    """Ask every site of the study to join, and decide who may be sent the model. Raises RunFailed RSD-8200."""
+    joined, absent = _ask_to_join(r)
+    if r.cancelled():
+        return
     allowed, verdicts = Gatekeeper(r.study, r.digest, r.log).judge(joined)
     for name, verdict in verdicts.items():
-        r.left_out[name] = (verdict.error, verdict.entries)
         r.folder.event("refused", site=name, error=verdict.error.as_json())
     members = tuple(s.name for s in r.study.sites if s.name in allowed)
-    check_quorum(r, len(members), "joined and may be sent the model")
+    left_out = {name: Cause.of(v.error, v.entries) for name, v in verdicts.items()}
+    check_quorum(r, members, {**absent, **left_out}, "joined and may be sent the model")
+    r.folder.write_layout(joined[members[0]].layout)
     r.folder.event("joined", sites=list(members))
-    rounds = Rounds(r, members, allowed, joined[members[0]].layout)
-    for number in range(1, r.study.training.rounds + 1):
-        roster = rounds.play(number)
-        witness(r, members, roster)
-    close(r, members, rounds.rosters)
-    finish(r.folder, r.digest, "finished", r.study.training.rounds, None)
+    r.move("joined", members=members, allowed=allowed, absent=absent, left_out=left_out)
 
 
-def join(r: Run) -> dict[str, JoinReply]:
-    """Ask every site of the study to join; a refusal is kept with its reason. Layouts must agree."""
+def _ask_to_join(r: Run) -> tuple[dict[str, JoinReply], dict[str, Cause]]:
+    """Who joined, and why the others did not. Layouts must agree; a removed site is not asked."""
     joined: dict[str, JoinReply] = {}
-    asked = {s.name: _join_request(r, s.name) for s in r.study.sites if s.name in r.nodes}
-    for site, answer in r.ask(asked, JOIN_LIMIT_S).items():
+    absent: dict[str, Cause] = {}
+    names = [s.name for s in r.study.sites]
+    removed = {n: e for n in names if (e := r.standing.removed(n)) is not None}
+    asked = {n: _join_request(r, n) for n in names if n not in removed}
+    answers = r.ask(asked, JOIN_LIMIT_S, dict.fromkeys(asked, JOIN_PATIENCE_S))
+    for site, answer in {**removed, **answers}.items():
         try:
             joined[site] = _joined(r, site, answer, joined)
         except ResidencyError as e:
-            r.absent[site] = e
+            absent[site] = Cause.of(e)
             r.folder.event("absent", site=site, error=e.as_json())
-    return joined
+    return joined, absent
 
 
 def _join_request(r: Run, site: str) -> Request:
@@ -125,7 +216,7 @@ def _join_request(r: Run, site: str) -> Request:
     return Request("join", encode(message))
 
 
-def _joined(r: Run, site: str, answer: Reply | ResidencyError, others: dict[str, JoinReply]) -> JoinReply:
+def _joined(r: Run, site: str, answer: Answer, others: dict[str, JoinReply]) -> JoinReply:
     if isinstance(answer, ResidencyError):
         raise answer
     reply = decode(JoinReply, answer.body, f"join reply of {site}")
@@ -145,123 +236,16 @@ def _joined(r: Run, site: str, answer: Reply | ResidencyError, others: dict[str,
     return reply
 
 
-def check_quorum(r: Run, found: int, what: str) -> None:
-    """Raise RunFailed RSD-8200 below the study's quorum, with every site's reason."""
-    if found >= r.study.quorum.sites:
+def check_quorum(r: Run, members: tuple[str, ...], reasons: Mapping[str, Cause], what: str) -> None:
+    """Raise RunFailed RSD-8200 below the study's quorum, with every other site's reason."""
+    if len(members) >= r.study.quorum.sites:
         return
-    reasons = {**r.absent, **{name: error for name, (error, _) in r.left_out.items()}}
-    told = "; ".join(f"{site}: {e.code} {e.message}" for site, e in sorted(reasons.items()))
+    told = "; ".join(f"{site}: {c.code} {c.message}" for site, c in sorted(reasons.items()))
     raise RunFailed(
         "RSD-8200",
         f"too few sites {what}: {told or 'no reason known'}",
         rule="study.quorum.sites",
-        found=found,
+        found=len(members),
         limit=r.study.quorum.sites,
         next="remove the reasons, then start a new run",
     )
-
-
-def witness(r: Run, members: tuple[str, ...], roster: bytes | None) -> None:
-    """Have the members countersign the roster and cosign each other's checkpoints."""
-    text = roster.decode("utf-8") if roster is not None else None
-    requests = {
-        site: Request(
-            "witness",
-            encode(
-                WitnessRequest(
-                    schema="residency.witness/1",
-                    study=r.digest,
-                    roster=text,
-                    offers=r.desk.offers_for(site),
-                    cosigned=r.desk.lines_for(site),
-                )
-            ),
-        )
-        for site in members
-    }
-    rosters: dict[str, bytes] = {}
-    for site, answer in r.ask(requests, SHORT_LIMIT_S).items():
-        try:
-            reply = decode(WitnessReply, body_of(answer), f"witness reply of {site}")
-            if reply.roster is not None:
-                parse_envelope(reply.roster.encode("utf-8"), f"roster countersigned by {site}")
-        except ResidencyError as e:
-            r.folder.event("unwitnessed", site=site, error=e.as_json())
-            continue
-        for error in (*(r.desk.try_take(site, line) for line in reply.cosigned), r.desk.try_show(site, reply.offer)):
-            if error is not None:
-                r.folder.event("unwitnessed", site=site, error=error.as_json())
-        for refused in reply.refused:
-            r.folder.event("unwitnessed", site=site, reason=refused)
-        if reply.roster is not None:
-            rosters[site] = reply.roster.encode("utf-8")
-    if roster is not None:
-        r.folder.write_roster(round_of(roster), merge_signatures(r.anchor, roster, rosters))
-
-
-def body_of(answer: Reply | ResidencyError) -> bytes:
-    """The body of an answer, or the error that stands for it is raised."""
-    if isinstance(answer, ResidencyError):
-        raise answer
-    return answer.body
-
-
-def close(r: Run, members: tuple[str, ...], rosters: tuple[str, ...]) -> None:
-    """Close at every site that joined, have the last checkpoints cosigned, and collect the evidence of all logs."""
-    r.record("close", closing_body(r.log.entries(0, study=r.digest), rosters))
-    left_out = close_at(r, tuple(r.left_out), rosters)
-    for site, reply in {**close_at(r, members, rosters, EVIDENCE_LIMIT_S), **left_out}.items():
-        r.desk.try_show(site, reply.offer)
-    witness(r, members, None)  # the members cosign the closed logs
-    witness(r, members, None)  # and get their own cosignatures back
-    for site, reply in close_at(r, members, rosters, EVIDENCE_LIMIT_S).items():
-        r.folder.write_evidence(site, reply.evidence)
-    r.folder.write_evidence(r.anchor.trust.operator.name, own_evidence(r))
-
-
-def close_at(r: Run, sites: tuple[str, ...], rosters: tuple[str, ...], wait_s: float = 0.0) -> dict[str, CloseReply]:
-    """Close the study at `sites`, so that what they held and did not spend is free; the replies of those who did.
-
-    A site that is not connected is asked again for `wait_s`: an agent that is being restarted holds evidence without
-    which there is no release.
-    """
-    request = Request("close", encode(CloseRequest(schema="residency.close/1", study=r.digest, rosters=rosters)))
-    closed: dict[str, CloseReply] = {}
-    missing: dict[str, ResidencyError] = {}
-    asked, end = sites, time.monotonic() + wait_s
-    while asked:
-        for site, answer in r.ask(dict.fromkeys(asked, request), SHORT_LIMIT_S).items():
-            try:
-                closed[site] = decode(CloseReply, body_of(answer), f"close reply of {site}")
-                missing.pop(site, None)
-            except ResidencyError as e:
-                missing[site] = e
-        asked = tuple(s for s, e in missing.items() if e.code == NOT_CONNECTED and time.monotonic() < end)
-        if asked:
-            time.sleep(_RETRY_S)
-    for site, error in missing.items():
-        r.folder.event("no_evidence", site=site, error=error.as_json())
-    return closed
-
-
-def own_evidence(r: Run) -> str:
-    """The operator's own log, as evidence."""
-    closed = max(e.index for e in r.log.entries(0, study=r.digest, kind="close"))
-    indices = [e.index for e in r.log.entries(0, closed + 1, study=r.digest)]
-    return canonical(build_evidence(r.log, indices).model_dump(mode="json")).decode("utf-8")
-
-
-def finish(folder: RunFolder, study: str, outcome: str, rounds: int, error: ResidencyError | None) -> None:
-    """Write result.json, the last thing of a run."""
-    folder.write_json(
-        "result.json",
-        {
-            "schema": "residency.run/1",
-            "run": folder.run,
-            "study": study,
-            "outcome": outcome,
-            "rounds": rounds,
-            "error": {**error.as_json(), "exit": str(error.exit_code)} if error else None,
-        },
-    )
-    folder.event("ended", outcome=outcome)

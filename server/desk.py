@@ -1,79 +1,56 @@
-"""The operator's desk: reach the running server, start a run, follow it to its end."""
+"""The operator's desk: reach the running server, hand a run over to it, cancel a run, follow a run to its end.
+
+The desk only writes files; the server's keeper starts the run and keeps it going.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
-from compliance.canonical import Json, parse_json
-from compliance.clock import now
-from compliance.errors import EnvironmentFault, InputError, PeerUnreachable, RunFailed, error_class
+from compliance.canonical import Json
+from compliance.clock import now, rfc3339
+from compliance.errors import EnvironmentFault, InputError, Refused, ResidencyError, RunFailed, error_class
 from compliance.files import read_bytes, write_durably
 from compliance.law.decide import builtin_packs
+from compliance.log.store import LogStore
 from compliance.study import Study, open_study
 from compliance.trust.home import OperatorHome
-from compliance.trust.root import Anchor, load_anchor
-from server.control import Control
-from server.launcher import read_token
-from server.nodes import normal_public_key
-from server.run_folder import RunFolder
+from server.private_door import connected_sites, open_control
+from server.run_folder import RESULT, RunFolder, active_run, study_pointer
+from server.run_state import Cancel, new_state
 
-READY = "flower/ready.json"
-_LOOK_S = 0.1
-_CONNECT_LIMIT_S = 60.0
+_LOOK_S: Final = 0.1
+_SERVER_LOOK_S: Final = 5.0
+_SERVER_AWAY_S: Final = 120.0
 
 
-def open_control(home: Path) -> Control:
-    """A client of the running server's private door. Raises PeerUnreachable RSD-6106 when none was started."""
-    file = home / READY
-    if not file.exists():
-        raise PeerUnreachable(
-            "RSD-6106",
-            "no server runs in this home",
-            found=f"no {READY}",
-            limit="a started server",
-            next="residency server start --home FOLDER",
-        )
-    ready = parse_json(read_bytes(file, "the server's ports"), str(file))
-    return Control(f"127.0.0.1:{int(ready['private_port'])}", home / "tls" / "ca.crt", read_token(home))
+# --- starting ---
 
 
-def connected_sites(home: Path, control: Control) -> dict[str, bool]:
-    """Site name -> whether its agent is connected now."""
-    anchor = load_anchor(OperatorHome(home).trust_file, now())
-    online = {n.public_key for n in control.nodes() if n.online}
-    return {s.name: normal_public_key(s.node_key.encode("ascii")) in online for s in anchor.trust.sites if s.node_key}
+def start_run(home: Path, study_file: Path, answers: Path | None, bundle: bytes) -> RunFolder:
+    """Hand a run of the study to the running server; it goes on whatever becomes of this process.
 
-
-@dataclass(frozen=True)
-class Started:
-    """A run that the server has accepted."""
-
-    folder: RunFolder
-    flower_run: int
-    study: Study
-
-
-def start_run(home: Path, study_file: Path, answers: Path, bundle: bytes) -> Started:
-    """Prepare the run's folder, wait for the study's sites to connect, and hand the run to the server.
-
-    Sites that do not connect within a minute are late in the roster; the run starts with the rest.
+    `answers` None: those that the governance service received. Raises PeerUnreachable RSD-6106, RSD-6104 without a
+    server, InputError RSD-8211 without answers, Refused RSD-8300 while another run of the study goes on.
     """
-    anchor = load_anchor(OperatorHome(home).trust_file, now())
+    place = OperatorHome(home)
+    anchor = place.anchor()
     data = read_bytes(study_file, "study")
     study, digest = open_study(anchor, data.rstrip(b"\n"), str(study_file), now())
-    _check_answers_folder(answers)
+    given = answers if answers is not None else place.study_folder(digest) / "answers"
+    _check_answers_folder(given)
     with open_control(home) as control:  # before anything is written
-        _wait_connected(home, control, study)
-        folder = _new_folder(home, study, digest, data, answers)
-        folder.write_json("nodes.json", _register(anchor, control, study))
-        number = control.start_run(bundle, {"study": digest})
-    folder.event("started", flower_run=str(number))
-    return Started(folder, number, study)
+        control.nodes()
+    with _one_start(place.study_folder(digest)):
+        _check_no_other(home, digest)
+        return new_run(home, study, digest, data, given, bundle)
 
 
 def _check_answers_folder(answers: Path) -> None:
@@ -84,7 +61,32 @@ def _check_answers_folder(answers: Path) -> None:
         )  # fmt: skip
 
 
-def _new_folder(home: Path, study: Study, digest: str, data: bytes, answers: Path) -> RunFolder:
+@contextmanager
+def _one_start(folder: Path) -> Iterator[None]:
+    """Two commands that start the same study at once: one of them sees the other's run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "starting").open("wb") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def _check_no_other(home: Path, digest: str) -> None:
+    if not study_pointer(home, digest).exists():
+        return
+    other = active_run(home, digest)
+    if other.handed_over and not other.ended:
+        raise Refused(
+            "RSD-8300",
+            f"run {other.run} of this study has not ended",
+            rule="one run of a study at a time: no round has two rosters",
+            found=other.run,
+            limit="no run that goes on",
+            next=f"residency run watch {other.run} or residency run cancel {other.run}",
+        )
+
+
+def new_run(home: Path, study: Study, digest: str, data: bytes, answers: Path, bundle: bytes) -> RunFolder:
+    """The folder of a new run; its state is written last, and hands it over. Raises EnvironmentFault RSD-7001."""
     stamp = now().strftime("%Y%m%d-%H%M%S")
     runs, n = home / "runs", 1
     while (runs / f"{study.name[:24]}-{stamp}-{n}").exists():
@@ -99,60 +101,95 @@ def _new_folder(home: Path, study: Study, digest: str, data: bytes, answers: Pat
     write_durably(folder.path / "study.json", data)
     for name, pack in builtin_packs().items():
         write_durably(folder.path / "packs" / f"{name}.yaml", pack.raw)
-    write_durably(home / "studies" / digest[:16] / "run", folder.run.encode("ascii"))
+    write_durably(folder.path / "bundle.zip", bundle)
+    write_durably(study_pointer(home, digest), folder.run.encode("ascii"))
+    folder.write_state(new_state(digest))
     return folder
 
 
-def _register(anchor: Anchor, control: Control, study: Study) -> dict[str, Json]:
-    keys = {s.name: s.node_key for s in anchor.trust.sites if s.node_key}
-    # As text: a node's number has 64 bits, more than an integer in canonical JSON may have.
-    return {s.name: str(control.register_node(keys[s.name].encode("ascii"))) for s in study.sites if s.name in keys}
+# --- one run ---
 
 
-def _wait_connected(home: Path, control: Control, study: Study) -> None:
-    end = time.monotonic() + _CONNECT_LIMIT_S
-    while time.monotonic() < end:
-        up = connected_sites(home, control)
-        if all(up.get(s.name, False) for s in study.sites):
-            return
-        time.sleep(_LOOK_S)
+def find_run(home: Path, run: str) -> RunFolder:
+    """The run that is meant by a folder, or by a name below `home`. Raises InputError RSD-8305, RSD-8213."""
+    for path in (Path(run), home / "runs" / run):
+        if (path / "study.json").is_file() or (path / RESULT).is_file():
+            return RunFolder(path)
+    if Path(run).is_dir():
+        raise InputError("RSD-8213", f"{run} holds no run", found="no study.json", limit="a run's folder")
+    known = ", ".join(sorted(p.name for p in (home / "runs").glob("*"))[-5:]) or "no run"
+    raise InputError(
+        "RSD-8305", f"there is no run {run}", found=run, limit=known, next="give a run's folder, or --home and its name"
+    )
 
 
-def follow(home: Path, started: Started, show: Callable[[dict[str, Json]], None]) -> dict[str, Json]:
-    """Pass each event of the run to `show` until it ends; its result. Raises RunFailed RSD-8212 if it dies."""
-    with open_control(home) as control:
-        for event in _events(started, control):
-            show(event)
-    result = started.folder.result()
-    if result is None:
-        raise RunFailed(
-            "RSD-8212",
-            "the run ended without a result",
-            rule="a run writes its result last",
-            found="no result.json",
-            limit="result.json",
-            next=f"read the server's log and {started.folder.path / 'events.jsonl'}",
+def cancel_run(home: Path, folder: RunFolder, reason: str) -> Cancel:
+    """Make the run end, durably: the operator's log first, then the run. Asked twice, the first reason stands.
+
+    Raises Refused RSD-8307 for a run that has ended, InputError RSD-8305 for a folder of another home.
+    """
+    if folder.path.resolve().parent != (home / "runs").resolve():
+        raise InputError(
+            "RSD-8305", f"{folder.path} is no run of this home", found=str(folder.path), limit=str(home / "runs"),
+            next="give the operator's home with --home",
+        )  # fmt: skip
+    if folder.ended:
+        raise Refused(
+            "RSD-8307",
+            f"run {folder.run} has ended",
+            rule="a run ends once",
+            found="a result",
+            limit="a run that goes on",
         )
-    return result
+    known = folder.cancel()
+    if known is not None:
+        return known
+    cancel = Cancel(schema="residency.cancel/1", run=folder.run, reason=reason, at=rfc3339(now()))
+    place, study = OperatorHome(home), folder.state().study
+    trust, signer = place.anchor().trust, place.signer()
+    with LogStore.open(place.log_file, trust.log_origin(trust.operator.name), signer.private) as log:
+        log.append("cancel", {"run": cancel.run, "reason": cancel.reason}, study)
+    folder.write_json("cancel.json", cancel.model_dump(mode="json", by_alias=True))
+    folder.event("cancelled", reason=reason)
+    return cancel
 
 
-def _events(started: Started, control: Control) -> Iterator[dict[str, Json]]:
-    position, ended, last_asked = 0, False, time.monotonic()
+def follow(home: Path, folder: RunFolder, show: Callable[[dict[str, Json]], None]) -> dict[str, Json]:
+    """Pass each event of the run to `show` until it ends; its result.
+
+    Raises PeerUnreachable RSD-6104 or RSD-6106 when the server is away for two minutes: the run goes on when it is
+    back.
+    """
+    position, answered, looked = 0, time.monotonic(), time.monotonic()
     while True:
-        fresh, position = _read_from(started.folder.path / "events.jsonl", position)
+        result = folder.result()  # before the events: what was told before the end is shown
+        fresh, position = _read_from(folder.path / "events.jsonl", position)
         for event in fresh:
-            yield event
-            ended = ended or event["event"] == "ended"
-        if ended:
-            return
-        if time.monotonic() - last_asked > 1.0:  # asked rarely: the events tell sooner
-            last_asked = time.monotonic()
-            ended = control.run_status(started.flower_run).status == "finished"
+            show(event)
+        if result is not None:
+            return result
+        if time.monotonic() - looked > _SERVER_LOOK_S:
+            looked = time.monotonic()
+            answered = _asked_server(home, answered)
         time.sleep(_LOOK_S)
+
+
+def _asked_server(home: Path, answered: float) -> float:
+    """When the server answered last. Raises what keeps it from answering once that is too long ago."""
+    try:
+        with open_control(home) as control:
+            control.nodes()
+    except ResidencyError:
+        if time.monotonic() - answered > _SERVER_AWAY_S:
+            raise
+        return answered
+    return time.monotonic()
 
 
 def _read_from(path: Path, position: int) -> tuple[list[dict[str, Json]], int]:
     """Whole lines after `position`, and the new position."""
+    if not path.exists():
+        return [], position
     with path.open("rb") as f:
         f.seek(position)
         data = f.read()
@@ -172,4 +209,4 @@ def error_of(result: dict[str, Json]) -> RunFailed | None:
     )  # fmt: skip
 
 
-__all__ = ["Started", "connected_sites", "error_of", "follow", "open_control", "start_run"]
+__all__ = ["cancel_run", "connected_sites", "error_of", "find_run", "follow", "new_run", "open_control", "start_run"]

@@ -1,9 +1,9 @@
-"""The node keys that this server admits, as files: its Flower state is in memory, and is filled from them at start."""
+"""Node keys: their one form, and Flower's list of nodes kept in step with the trust file."""
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from compliance.errors import InputError
-from compliance.files import read_bytes, write_durably
+
+if TYPE_CHECKING:
+    from server.control import Control
 
 
 def normal_public_key(data: bytes) -> bytes:
@@ -41,20 +43,18 @@ def _bad_key(found: str) -> InputError:
     )
 
 
-def remember_node(folder: Path, public_key: bytes) -> Path:
-    """Keep the key in `folder`, so that a restarted server admits it again. Idempotent. Raises RSD-1122, RSD-7001."""
-    pem = normal_public_key(public_key)
-    path = folder / f"{hashlib.sha256(pem).hexdigest()}.pem"
-    write_durably(path, pem)
-    return path
+def reconcile(control: Control, wanted: Iterable[bytes]) -> int:
+    """Register the keys (PEM) that Flower does not have; take those back that nobody has any more. How many it has now.
 
-
-def forget_node(folder: Path, public_key: bytes) -> None:
-    """Remove the key; a restarted server no longer admits it. Idempotent. Raises InputError RSD-1122."""
-    pem = normal_public_key(public_key)
-    (folder / f"{hashlib.sha256(pem).hexdigest()}.pem").unlink(missing_ok=True)
-
-
-def remembered_nodes(folder: Path) -> tuple[bytes, ...]:
-    """The kept keys in their PEM form, in a fixed order. Raises InputError RSD-1122, RSD-2005."""
-    return tuple(normal_public_key(read_bytes(path, "a node key")) for path in sorted(folder.glob("*.pem")))
+    Flower's list decides who is asked to take part, not who may: that is judged at the door. A key that is only
+    suspended stays in it, because Flower never takes a key back that was once removed; and a key that never was online
+    stays too, because Flower fails to remove it. Raises what `Control` raises.
+    """
+    keys = set(wanted)
+    nodes = control.nodes()
+    for node in nodes:
+        if node.online and node.public_key not in keys:
+            control.unregister_node(node.node_id)
+    for key in sorted(keys - {node.public_key for node in nodes}):
+        control.register_node(key)
+    return len(keys)

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from compliance.canonical import parse_canonical, sha256_hex
+from compliance.canonical import Json, parse_canonical, sha256_hex
 from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import PeerUnreachable, Refused, ResidencyError, RunFailed
 from compliance.identity import Envelope, parse_envelope, seal
-from compliance.messages import LayoutEntry, RoundReply, RoundRequest, decode, encode
-from compliance.roster import EntryRef, Reason, Roster, RosterRow
-from compliance.study import Aggregation
+from compliance.messages import RoundReply, RoundRequest, decode, encode
+from compliance.roster import Reason, Roster, RosterRow
+from compliance.study import Aggregation, Study
 from compliance.trust.root import Anchor
+from server.run_folder import damaged
+from server.run_state import Cause
 from strategies.fedadam import AdamRates, FedAdam
 from strategies.fedavg import Accumulator, FedAvg, ServerRule
 from strategies.wire import Reply, Request
@@ -36,41 +38,74 @@ def server_rule(aggregation: Aggregation, d: int) -> ServerRule:
 
 
 class Rounds:
-    """Plays the rounds of one run over a fixed set of members, in order."""
+    """Plays the rounds of one run, in order, from where its folder stands.
 
-    def __init__(
-        self, run: Run, members: tuple[str, ...], allowed: dict[str, EntryRef], layout: tuple[LayoutEntry, ...]
-    ) -> None:
-        self._run, self._members, self._allowed = run, members, allowed
-        self._d = sum(int(np.prod(e.shape)) for e in layout)
-        self._flat: Vector = np.zeros(self._d, dtype="<f4")  # heads and LoRA's B start at zero
+    The roster's file fixes a round: before it anything may be done again, after it nothing is decided again. What the
+    roster speaks of (model, server rule) is on disk before it, its log entry follows, and only then anybody sees it.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """Raises InputError or CheckFailed RSD-8306 for a folder that is not as the run left it."""
+        self._run = run
+        self._d = run.folder.model_size()
         self._rule = server_rule(run.study.aggregation, self._d)
-        self._rosters: list[str] = []
-        run.folder.write_layout(layout)
-        run.folder.write_snapshot(0, self._flat)
+        last = run.state.last_closed
+        found = run.folder.roster(last) if last else None
+        if last and found is None:
+            raise damaged(f"the roster of round {last}", "no file", "a roster")
+        if found is not None:
+            self._rule.restore(run.folder.rule(last))
+            self._flat = run.folder.snapshot(last, found[0].result_sha256)
+        else:
+            self._flat = np.zeros(self._d, dtype="<f4")  # heads and LoRA's B start at zero
+            run.folder.write_snapshot(0, self._flat)
 
-    @property
-    def rosters(self) -> tuple[str, ...]:
-        """Digests of the rosters so far."""
-        return tuple(self._rosters)
+    def begin(self) -> None:
+        """Fix who plays the next round: no site that was removed meanwhile. Raises RunFailed RSD-8200 below quorum."""
+        r, state = self._run, self._run.state
+        removed = {site: e for site in state.members if (e := r.standing.removed(site)) is not None}
+        for site, error in removed.items():
+            r.folder.event("removed", site=site, error=error.as_json())
+        members = tuple(s for s in state.members if s not in removed)
+        left_out = {**state.left_out, **{site: Cause.of(e) for site, e in removed.items()}}
+        if len(members) < r.study.quorum.sites:
+            reasons = {**state.absent, **left_out}
+            told = "; ".join(f"{site}: {c.code} {c.message}" for site, c in sorted(reasons.items()))
+            raise _below(f"too few sites are left for round {state.round + 1}: {told}", len(members), r.study)
+        r.move("sent", round=state.round + 1, members=members, left_out=left_out)
 
-    def play(self, number: int) -> bytes:
-        """One round. Returns the roster signed by the operator; raises RunFailed RSD-8200 below quorum."""
-        r = self._run
+    def play(self) -> None:
+        """The round that was begun, to its roster, which is signed, logged and in the folder when this returns."""
+        r, number = self._run, self._run.state.round
+        fixed = r.folder.roster(number)
+        if fixed is None:
+            roster, envelope = self._settle(number)
+        else:  # a crash came after the roster: it stands
+            roster, envelope = fixed
+            self._flat = r.folder.snapshot(number, roster.result_sha256)
+            self._rule.restore(r.folder.rule(number))
+        r.record("roster", {"round": number, "digest": envelope.digest})
+        shown = [
+            {"site": w.site, "outcome": w.outcome, "reason": w.reason.code if w.reason else ""} for w in roster.rows
+        ]
+        r.folder.event("round", round=number, of=r.study.training.rounds, sites=shown)
+        r.move("closed")
+        r.folder.forget_rule(number - 2)
+
+    def _settle(self, number: int) -> tuple[Roster, Envelope]:
+        """Ask the members, add what arrives, and write down what came of it; the roster last."""
+        r, members = self._run, self._run.state.members
         base = sha256_hex(self._flat.tobytes())
         message = RoundRequest(
             schema="residency.round/1",
             run=r.folder.run,
             study=r.digest,
             round=number,
-            recipients=self._members,
+            recipients=members,
             base_sha256=base,
         )
-        for site in self._members:
-            self._log_transfer(site, number, base)
-        requests = {site: Request("round", encode(message), self._flat) for site in self._members}
-        rows = self._collect(requests)
-        contributed = [row.site for row in rows if row.outcome == "contributed"]
+        r.record("transfer", *(self._transfer(site, number, base) for site in members))
+        rows, flat = self._collect({site: Request("round", encode(message), self._flat) for site in members})
         roster = Roster(
             schema="residency.roster/1",
             study=r.digest,
@@ -78,43 +113,41 @@ class Rounds:
             round=number,
             at=rfc3339(now()),
             base_sha256=base,
-            result_sha256=sha256_hex(self._flat.tobytes()),
-            recipients=self._members,
+            result_sha256=sha256_hex(flat.tobytes()),
+            recipients=members,
             rows=rows,
         )
+        r.folder.write_snapshot(number, flat)
+        r.folder.write_rule(number, self._rule.state())
         envelope = seal(roster.as_json(), r.signer)
-        r.record("roster", {"round": number, "digest": envelope.digest})
-        self._rosters.append(envelope.digest)
         r.folder.write_roster(number, envelope.encode())
-        r.folder.write_snapshot(number, self._flat)
-        shown = [{"site": w.site, "outcome": w.outcome, "reason": w.reason.code if w.reason else ""} for w in rows]
-        r.folder.event("round", round=number, of=r.study.training.rounds, sites=shown)
-        self._check_quorum(number, contributed, rows)
-        return envelope.encode()
+        self._flat = flat
+        return roster, envelope
 
-    def _log_transfer(self, site: str, number: int, digest: str) -> None:
-        body = {
+    def _transfer(self, site: str, number: int, digest: str) -> dict[str, Json]:
+        return {
             "artifact": "aggregate",
             "recipient": site,
             "round": number,
             "attempt": 1,
             "sha256": digest,
-            "decision": self._allowed[site].index,
+            "decision": self._run.state.allowed[site].index,
         }
-        self._run.record("transfer", body)
 
-    def _collect(self, requests: dict[str, Request]) -> tuple[RosterRow, ...]:
-        """Add the updates as they arrive, then move the global model; one row for each site of the study."""
+    def _collect(self, requests: dict[str, Request]) -> tuple[tuple[RosterRow, ...], Vector]:
+        """Add the updates as they arrive, then move the model; one row for each site of the study, and the model.
+
+        A site that goes away is sent the request again when it is back, until the round's deadline.
+        """
         r = self._run
         total = Accumulator({s.name: s.weight for s in r.study.sites}, self._d)
         rows: dict[str, RosterRow] = {}
-        names = {r.nodes[site]: site for site in requests}
-        by_node = {r.nodes[site]: request for site, request in requests.items()}
-        for node, answer in r.grid.ask(by_node, float(r.study.round_deadline_s)):
-            rows[names[node]] = self._row(names[node], answer, total)
-        if total.sites:
-            self._flat = self._rule.apply(self._flat, total.mean().delta).astype("<f4")
-        return tuple(rows.get(s.name) or self._missing(s.name, s.jurisdiction) for s in r.study.sites)
+        limit_s = float(r.study.round_deadline_s)
+        for site, answer in r.answers(requests, limit_s, dict.fromkeys(requests, limit_s)):
+            rows[site] = self._row(site, answer, total)
+            r.folder.event("arrived", site=site, round=r.state.round, outcome=rows[site].outcome)
+        flat = self._rule.apply(self._flat, total.mean().delta).astype("<f4") if total.sites else self._flat
+        return tuple(rows.get(s.name) or self._missing(s.name, s.jurisdiction) for s in r.study.sites), flat
 
     def _row(self, site: str, answer: Reply | ResidencyError, total: Accumulator) -> RosterRow:
         jurisdiction = next(s.jurisdiction for s in self._run.study.sites if s.name == site)
@@ -139,29 +172,37 @@ class Rounds:
         )
 
     def _missing(self, site: str, jurisdiction: str) -> RosterRow:
-        """The row of a site that takes no part in this run."""
-        r = self._run
-        if site in r.left_out:
-            error, entries = r.left_out[site]
+        """The row of a site that takes no part in this round."""
+        state = self._run.state
+        if site in state.left_out:
+            cause = state.left_out[site]
+            reason = reason_of(cause.error())
             return RosterRow(
-                site=site, jurisdiction=jurisdiction, outcome="refused", reason=reason_of(error), denied_by=entries
+                site=site, jurisdiction=jurisdiction, outcome="refused", reason=reason, denied_by=cause.entries
             )
         gone = PeerUnreachable("RSD-6105", f"site {site} was not connected when the run began")
-        return _without(site, jurisdiction, r.absent.get(site, gone))
+        return _without(site, jurisdiction, state.absent[site].error() if site in state.absent else gone)
 
-    def _check_quorum(self, number: int, contributed: list[str], rows: tuple[RosterRow, ...]) -> None:
-        quorum = self._run.study.quorum.sites
-        if len(contributed) >= quorum:
-            return
-        told = "; ".join(f"{w.site}: {w.reason.code} {w.reason.message}" for w in rows if w.reason)
-        raise RunFailed(
-            "RSD-8200",
-            f"too few sites contributed to round {number}: {told}",
-            rule="study.quorum.sites",
-            found=len(contributed),
-            limit=quorum,
-            next="remove the reasons, then start a new run",
-        )
+    def check_quorum(self) -> None:
+        """Raise RunFailed RSD-8200 if too few sites contributed to the round that was closed."""
+        r, number = self._run, self._run.state.round
+        found = r.folder.roster(number)
+        rows = found[0].rows if found else ()
+        contributed = sum(row.outcome == "contributed" for row in rows)
+        if contributed < r.study.quorum.sites:
+            told = "; ".join(f"{w.site}: {w.reason.code} {w.reason.message}" for w in rows if w.reason)
+            raise _below(f"too few sites contributed to round {number}: {told}", contributed, r.study)
+
+
+def _below(message: str, found: int, study: Study) -> RunFailed:
+    return RunFailed(
+        "RSD-8200",
+        message,
+        rule="study.quorum.sites",
+        found=found,
+        limit=study.quorum.sites,
+        next="remove the reasons, then start a new run",
+    )
 
 
 def _without(site: str, jurisdiction: str, error: ResidencyError) -> RosterRow:
@@ -207,8 +248,3 @@ def merge_signatures(anchor: Anchor, roster: bytes, signed: dict[str, bytes]) ->
             own = {k.keyid for k in anchor.signers(other, "agent", site, at)}
             signatures.update({keyid: value for keyid, value in other.signatures if keyid in own})
     return Envelope(first.payload_type, first.payload, tuple(sorted(signatures.items()))).encode()
-
-
-def round_of(roster: bytes) -> int:
-    """The round that a roster is of."""
-    return int(parse_canonical(parse_envelope(roster, "roster").payload, "roster")["round"])

@@ -1,54 +1,20 @@
-"""`residency run`: start a run and follow it; show a run that ended."""
+"""`residency run`: hand a run to the server, follow it, look at it, cancel it."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Literal
 
 import click
-from pydantic import BaseModel, ConfigDict, Field
 
-from compliance.canonical import Json, parse_canonical, parse_json, sha256_hex
-from compliance.cli import Result, command, table
-from compliance.errors import InputError
+from compliance.canonical import Json, sha256_hex
+from compliance.cli import Result, command, emit_error
+from compliance.errors import ResidencyError
 from compliance.files import read_bytes
-from compliance.identity import parse_envelope
-from compliance.roster import Roster
-from compliance.validation import load_model
 from server.commands import HOME
 
 _FILE = click.Path(path_type=Path)  # a folder instead of a file is a wrong file, no wrong usage
-
-
-class _Lenient(BaseModel):
-    """What is shown of a record that holds more."""
-
-    model_config = ConfigDict(frozen=True, strict=True)
-
-
-class _End(_Lenient):
-    """Of result.json."""
-
-    schema_: Literal["residency.run/1"] = Field(alias="schema")
-    run: str
-    study: str
-    outcome: str
-
-
-class _Error(_Lenient):
-    code: str
-    message: str
-    rule: str
-
-
-class _Event(_Lenient):
-    """Of a line of events.jsonl."""
-
-    event: str
-    site: str = ""
-    error: _Error | None = None
 
 
 @click.group()
@@ -63,90 +29,94 @@ def run() -> None:
 @run.command("start")
 @click.argument("study", type=_FILE)
 @HOME
-@click.option("--answers", type=click.Path(path_type=Path), required=True, help="Folder of the sites' signed answers.")
+@click.option(
+    "--answers",
+    type=click.Path(path_type=Path),
+    help="Folder of the sites' signed answers; without it, those that the governance service received.",
+)
 @click.option("--bundle", type=_FILE, help="An app bundle built elsewhere; sites refuse any that is not the release's.")
+@click.option("--detach", is_flag=True, help="Return as soon as the server has the run.")
 @command("residency.run.start/1")
-def run_start(study: Path, home: Path, answers: Path, bundle: Path | None) -> Result:
-    """Start a run, show its rounds, and wait for its end. Exit 8 when it fails, with each site's reason.
+def run_start(study: Path, home: Path, answers: Path | None, bundle: Path | None, detach: bool) -> Result:
+    """Hand a run to the server, show its events, and wait for its end. Exit 8 when it fails, with each site's reason.
+
+    The run goes on when this command is interrupted, and after a crash of the server.
 
     \b
     Example: residency run start study.json --answers answers/ --home ./server
     """
     from server.bundle_build import build_bundle  # noqa: PLC0415 - loads Flower
     from server.desk import error_of, follow, start_run  # noqa: PLC0415
+    from server.run_view import summary  # noqa: PLC0415
 
     content = read_bytes(bundle, "bundle") if bundle else build_bundle()[0]
-    started = start_run(home, study, answers, content)
-    result = follow(home, started, _show)
-    fields, lines = summary(started.folder.path, result)
-    return Result({**fields, "bundle_sha256": sha256_hex(content)}, lines, error_of(result))
+    folder = start_run(home, study, answers, content)
+    error = None if detach else error_of(follow(home, folder, _to_stderr))
+    fields, lines = summary(folder)
+    return Result({**fields, "bundle_sha256": sha256_hex(content)}, lines, error)
 
 
 @run.command("show")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("run_name", metavar="RUN")
+@HOME
 @command("residency.run.show/1")
-def run_show(folder: Path) -> Result:
-    """Outcome, rounds and sites of a run.
+def run_show(run_name: str, home: Path) -> Result:
+    """Outcome, step, round and sites of a run, also while it goes on. RUN is a folder, or a name below --home.
 
     \b
     Example: residency run show server/runs/thyroid-20261121-101500-1
     """
-    file = folder / "result.json"
-    if not file.exists():
-        raise InputError("RSD-8213", f"{folder} holds no finished run", found="no result.json", limit="result.json")
-    return Result(*summary(folder, parse_canonical(read_bytes(file, "result"), str(file))))
+    from server.desk import find_run  # noqa: PLC0415 - loads Flower
+    from server.run_view import summary  # noqa: PLC0415
+
+    return Result(*summary(find_run(home, run_name)))
 
 
-def summary(folder: Path, result: dict[str, Json]) -> tuple[dict[str, Json], list[str]]:
-    """What a run was: for JSON and for people. A site's outcome is that of the last roster.
+@run.command("watch")
+@click.argument("run_name", metavar="RUN")
+@HOME
+def run_watch(run_name: str, home: Path) -> None:
+    """Print every event of a run as a line of JSON, from its start to its end. Exit 8 when it did not finish.
 
-    Raises InputError RSD-8213 when a file of the run does not have its form.
+    \b
+    Example: residency run watch thyroid-20261121-101500-1 --home ./server
     """
-    end = load_model(_End, result, "RSD-8213", str(folder / "result.json"))
-    rosters = sorted((folder / "rosters").glob("*.json"))
-    rows: list[dict[str, Json]] = []
-    if rosters:
-        payload = parse_canonical(parse_envelope(read_bytes(rosters[-1], "roster"), "roster").payload, "roster")
-        last = load_model(Roster, payload, "RSD-8213", str(rosters[-1]))
-        rows = [
-            {
-                "name": w.site,
-                "jurisdiction": w.jurisdiction,
-                "outcome": w.outcome,
-                "code": w.reason.code if w.reason else "",
-                "reason": w.reason.message if w.reason else "",
-                "rule": w.reason.rule if w.reason else "",
-            }
-            for w in last.rows
-        ]
-    fields: dict[str, Json] = {
-        "run": end.run,
-        "study": end.study,
-        "outcome": end.outcome,
-        "rounds": len(rosters),
-        "sites": rows or _absent(folder),
-        "folder": str(folder),
-    }
-    shown = [[r["name"], r["jurisdiction"], r["outcome"], r["code"]] for r in fields["sites"]]
-    head = f"run {end.run}: {end.outcome} after {len(rosters)} rounds"
-    return fields, [head, *table(["site", "where", "outcome", "code"], shown)]
+    from server.desk import error_of, find_run, follow  # noqa: PLC0415 - loads Flower
+
+    try:
+        error: ResidencyError | None = error_of(follow(home, find_run(home, run_name), _to_stdout))
+    except ResidencyError as e:
+        error = e
+    if error is not None:
+        emit_error(error)
+        raise SystemExit(error.exit_code)
 
 
-def _absent(folder: Path) -> list[dict[str, Json]]:
-    """A run that ended before its first roster: the reasons stand in its events."""
-    out: list[dict[str, Json]] = []
-    file = folder / "events.jsonl"
-    for line in read_bytes(file, "events").splitlines():
-        event = load_model(_Event, parse_json(line, str(file)), "RSD-8213", str(file))
-        e = event.error
-        if event.event in {"absent", "refused"} and e:
-            out.append(
-                {"name": event.site, "jurisdiction": "", "outcome": "refused", "code": e.code,
-                 "reason": e.message, "rule": e.rule}
-            )  # fmt: skip
-    return out
+@run.command("cancel")
+@click.argument("run_name", metavar="RUN")
+@click.option("--reason", required=True, help="Why; it stands in the operator's log. No patient data.")
+@HOME
+@command("residency.run.cancel/1")
+def run_cancel(run_name: str, reason: str, home: Path) -> Result:
+    """End a run at its next safe point, and close it at the sites: what they did not spend is free again.
+
+    Returns once the wish is on disk; the server carries it out, now or when it runs again. The study is over then.
+
+    \b
+    Example: residency run cancel thyroid-20261121-101500-1 --reason "wrong study" --home ./server
+    """
+    from server.desk import cancel_run, find_run  # noqa: PLC0415 - loads Flower
+
+    folder = find_run(home, run_name)
+    cancel = cancel_run(home, folder, reason)
+    fields: dict[str, Json] = {"run": folder.run, "reason": cancel.reason, "at": cancel.at, "folder": str(folder.path)}
+    return Result(fields, [f"run {folder.run} is cancelled; residency run watch {folder.run} tells when it has ended"])
 
 
-def _show(event: dict[str, Json]) -> None:
-    """One event as NDJSON on stderr: progress never mixes with the result."""
+def _to_stderr(event: dict[str, Json]) -> None:
+    """One event as NDJSON: progress never mixes with the result."""
     print(json.dumps(event, ensure_ascii=False), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _to_stdout(event: dict[str, Json]) -> None:
+    print(json.dumps(event, ensure_ascii=False), flush=True)  # noqa: T201

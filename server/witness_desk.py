@@ -39,7 +39,7 @@ class WitnessDesk:
 
     def last_note(self, site: str) -> str:
         """The last checkpoint of the site's log that was cosigned here; empty if there is none."""
-        return next(iter(reversed(self._witness.notes(self._anchor.trust.log_origin(site)))), "")
+        return self._witness.last_note(self._anchor.trust.log_origin(site))
 
     def offers_for(self, site: str) -> tuple[CheckpointOffer, ...]:
         """The checkpoints that `site` is asked to cosign: all but its own, the operator's included."""
@@ -48,7 +48,8 @@ class WitnessDesk:
 
     def _own_offer(self) -> CheckpointOffer:
         size = self._log.size
-        earlier = [s for s in self._log.signed_sizes(_KEPT_OFFERS) if 0 < s <= size]
+        known = {*self._log.signed_sizes(_KEPT_OFFERS), *self._log.cosigned_sizes().values()}
+        earlier = sorted(s for s in known if 0 < s <= size)
         proofs = {str(s): tuple(h.hex() for h in self._log.consistency_proof(s, size)) for s in earlier}
         return CheckpointOffer(origin=self._log.origin, note=self._log.checkpoint(size), proofs=proofs)
 

@@ -72,6 +72,7 @@ NAMES: Final[dict[str, dict[str, str]]] = {
         "create_app": "flwr.superlink.main",
         "NoOpControlAuthnPlugin": "flwr.superlink.auth_plugin",
         "FLWR_IN_MEMORY_DB_NAME": "flwr.supercore.constant",
+        "FLEET_HTTP_PUBLIC_KEY_HEADER": "flwr.supercore.constant",
     },
     "control": {  # what an operator's process needs to register nodes and start runs
         "ControlHttpClient": "flwr.supercore.control",
@@ -92,13 +93,7 @@ NAMES: Final[dict[str, dict[str, str]]] = {
 
 # Parameters that are passed by name, or whose order matters; the self of methods is left out.
 SIGNATURES: Final[dict[str, tuple[str, ...]]] = {
-    "fleet.FleetHttpClient.from_server_address": (
-        "server_address",
-        "insecure",
-        "root_certificates",
-        "interceptors",
-        "retry_invoker",
-    ),
+    "fleet.FleetHttpClient": ("base_url", "interceptors", "verify", "timeout", "retry_invoker"),
     "fleet.NodeAuthHttpInterceptor": ("private_key", "public_key"),
     "fleet.RuntimeVersionHttpInterceptor": ("component_name",),
     "fleet.public_key_to_bytes": ("public_key",),

@@ -9,7 +9,6 @@ is not exactly this is refused, never repaired.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -17,8 +16,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
-from compliance.canonical import canonical, parse_canonical, parse_json
-from compliance.errors import InputError, ResidencyError, RunFailed, error_class
+from compliance.canonical import parse_canonical
+from compliance.errors import InputError
 
 Vector: TypeAlias = NDArray[np.float32]
 
@@ -26,14 +25,12 @@ MESSAGE_TYPES: Final = {"hello": "query", "join": "query", "round": "train", "wi
 
 MAX_BODY_BYTES: Final = 4 * 2**20
 MAX_ARRAY_VALUES: Final = 2**28  # 1 GiB of float32
-MAX_REASON_CHARS: Final = 8192
 
 _BODY: Final = "body"
 _ARRAY: Final = "array"
 _FLAT: Final = "flat"
 _DTYPE: Final = "float32"
 _STYPE: Final = "residency.f32le"
-_ERROR_FIELDS: Final = ("code", "message", "rule", "found", "limit", "next")
 
 
 @dataclass(frozen=True)
@@ -153,40 +150,3 @@ def _bad_array(found: str) -> InputError:
         limit=f"{_DTYPE}[d] as {_STYPE}, d <= {MAX_ARRAY_VALUES}",
         next="run the same Residency version on both sides",
     )
-
-
-def encode_error(error: ResidencyError) -> str:
-    """The reason of an error reply: `error.as_json()` and the exit code, as canonical JSON within MAX_REASON_CHARS."""
-    fields = {name: text[:1000] for name, text in error.as_json().items()}
-    return canonical({**fields, "exit": error.exit_code}).decode("utf-8")
-
-
-def decode_error(reason: str) -> ResidencyError:
-    """The error that `encode_error` wrote, in its class. Anything else becomes RunFailed RSD-8101, never an exception.
-
-    The text comes from a peer: it is bounded, and it is data to show, never an instruction.
-    """
-    try:
-        fields = parse_json(reason[: MAX_REASON_CHARS + 1].encode("utf-8", "replace"), "the error reply")
-        return _error_from(fields)
-    except (InputError, ValueError):
-        return RunFailed(
-            "RSD-8101",
-            "the site answered with an error that is not one of Residency's",
-            rule="a refusal carries a code and a reason",
-            found="".join(c if c.isprintable() else " " for c in reason[:200]),
-            limit="an RSD code",
-            next="look at the site's own log",
-        )
-
-
-def _error_from(fields: Any) -> ResidencyError:
-    if not isinstance(fields, dict) or set(fields) != {*_ERROR_FIELDS, "exit"}:
-        raise ValueError("other fields")
-    texts = {name: fields[name] for name in _ERROR_FIELDS}
-    if not all(isinstance(t, str) and len(t) <= 1000 and t.isprintable() for t in texts.values()):
-        raise ValueError("a field is no short text")
-    if not re.fullmatch(r"RSD-\d{4}", texts["code"]) or type(fields["exit"]) is not int:
-        raise ValueError("no code")
-    code, message = texts.pop("code"), texts.pop("message")
-    return error_class(fields["exit"])(code, message, **texts)

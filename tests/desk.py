@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner, Result
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from compliance.clock import now, rfc3339
@@ -33,10 +32,9 @@ def signer(role: Role, holder: str, start: int = -10, end: int = 300) -> Signer:
     return new_signer(role, holder, day(start), day(end))
 
 
-def node_key() -> str:
-    """A P-384 public key as PEM."""
-    public = ec.generate_private_key(ec.SECP384R1()).public_key()
-    return public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
+def node_key() -> ec.EllipticCurvePrivateKey:
+    """A fresh P-384 key."""
+    return ec.generate_private_key(ec.SECP384R1())
 
 
 @dataclass(frozen=True)

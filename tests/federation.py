@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from client import registration
+from client import enrolment, registration
 from client.home import AgentHome
 from client.site import Site
 from client.workbench import Ready, round_spec
@@ -39,6 +39,7 @@ from compliance.clock import now, rfc3339
 from compliance.identity import Signer, load_public, new_signer, parse_envelope, save_signer, seal
 from compliance.law.decide import builtin_packs
 from compliance.messages import JoinRequest, LayoutEntry, RoundRequest, encode
+from compliance.pki import issue_site_certificate
 from compliance.software import BUNDLE_SHA256, VERSION
 from compliance.study import Study
 from compliance.tls import make_tls
@@ -53,6 +54,7 @@ TRAINING = ("a", "b", "c", "d")
 REFUSED = "e"
 OPERATOR, CONSORTIUM, DATASET = "hub", "tiny", "thyroid"
 SIGMA_MICRO = 1_200_000
+DATA_TERMS = registration.Terms("9(2)(j)", ("scientific_research",), "2099-12-31")
 LAYOUT = (LayoutEntry(name="head.weight", shape=(2, 3)), LayoutEntry(name="head.bias", shape=(2,)))
 SIZE = 8
 HEAD_ONLY = {
@@ -322,12 +324,12 @@ def consortium() -> Consortium:
     made = _people(root, tiny_model(folder).model_dump(mode="json"))
     for i, site in enumerate(JURISDICTIONS):
         home = AgentHome(made.home(site))
-        registration.install_trust(home, made.trust)
+        enrolment.install_trust(home, made.trust)
         policy = root / f"{site}.policy.json"
         policy.write_bytes(made.sign_policy(site))
-        registration.install_policy(home, policy)
+        enrolment.install_policy(home, policy)
         table = write_table(root / f"{site}.csv", 200 + 30 * i)
-        registration.add_dataset(home, DATASET, table, f"{site}-clinic", ["patient_id"])
+        registration.add_dataset(home, DATASET, table, f"{site}-clinic", ["patient_id"], DATA_TERMS)
         registration.add_model(home, folder, "tiny")
     return made
 
@@ -341,10 +343,13 @@ def _people(root: Path, model: dict[str, Any]) -> Consortium:
         operator={"name": OPERATOR, "jurisdiction": "IE"},
         threshold=3,
         server=f"127.0.0.1:{free_port()}",
+        governance=f"127.0.0.1:{free_port()}",
+        enrolment=f"127.0.0.1:{free_port()}",
     )
     operator = new_signer("operator", OPERATOR, day(-1), day(300))
     save_signer(operator, hub / "keys")
-    tls = make_tls(hub / "tls", ("127.0.0.1",))
+    tls = make_tls(hub / "tls", config.hosts)
+    (hub / "invitations").mkdir()
     (hub / "consortium.json").write_bytes(canonical(config.as_json()) + b"\n")
     people: dict[str, dict[str, Signer]] = {"signatory": {}, "dpo": {}}
     requests = []
@@ -356,8 +361,11 @@ def _people(root: Path, model: dict[str, Any]) -> Consortium:
         for role, held in people.items():
             held[site] = new_signer(role, site, day(-1), day(300))  # type: ignore[arg-type]
             publics.append(load_public(save_signer(held[site], root / f"{site}-office")[1]))
-        data = registration.enrol(root / "sites" / site, file, publics[0], publics[1], day(300))
+        home = root / "sites" / site
+        data = enrolment.enrol(home, file, publics[0], publics[1], day(300))
         requests.append(check_request(data, open_invitation(invitation.encode())))
+        csr = requests[-1].csr.encode("ascii")
+        enrolment.install_certificate(AgentHome(home), issue_site_certificate(hub / "tls", csr, site, CONSORTIUM, 300))
     draft = draft_trust(config, operator.identity, requests, None, day(300))
     signed = seal(json.loads(draft.payload), *people["signatory"].values())
     for place in (root / "trust.json", hub / "trust.json"):
@@ -492,14 +500,18 @@ class Live:
         self._services: dict[str, subprocess.Popen[bytes]] = {}
         self._runs: list[subprocess.Popen[str]] = []
 
-    def start(self) -> Live:
-        """Start the server and every agent, and wait until each is ready."""
-        self.spawn(OPERATOR, "server", "start", "--home", self.made.hub, "--host", "127.0.0.1")
-        for site in JURISDICTIONS:
+    def start(self, sites: tuple[str, ...] = tuple(JURISDICTIONS)) -> Live:
+        """Start the server and the agents of `sites`, and wait until each is ready."""
+        self.start_server()
+        for site in sites:
             self.spawn(site, "agent", "start", "--home", self.made.home(site), "--threads", "1")
-        for name in (OPERATOR, *JURISDICTIONS):
+        for name in (OPERATOR, *sites):
             self.wait(lambda name=name: '"ready": true' in self.said(name), 120, f"{name} ready")  # type: ignore[misc]
         return self
+
+    def start_server(self) -> None:
+        """Start the server, once more or for the first time."""
+        self.spawn(OPERATOR, "server", "start", "--home", self.made.hub, "--host", "127.0.0.1")
 
     def spawn(self, name: str, *args: object) -> subprocess.Popen[bytes]:
         """Start `residency ARGS` in its own process group; its output goes to a file."""
@@ -586,11 +598,29 @@ def logged(home: Path, kind: str, study: str, **body: object) -> int:
 
 
 def workers(agent: int) -> list[int]:
-    """The training processes of an agent."""
+    """The warm process of an agent and its tasks."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            if parent == agent and b"client.worker_main" in (stat.parent / "cmdline").read_bytes():
+            if b"client.zygote" in (stat.parent / "cmdline").read_bytes() and _under(parent, agent):
                 found.append(int(stat.parent.name))
+    return found
+
+
+def _under(process: int, agent: int) -> bool:
+    """Whether `process` is the agent or its child."""
+    with suppress(OSError):
+        return agent in {process, int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])}
+    return False
+
+
+def serverapps(hub: Path) -> list[int]:
+    """The processes that coordinate runs of the server at `hub`."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            ours = f"RESIDENCY_SERVER_HOME={hub.resolve()}".encode() in (folder / "environ").read_bytes().split(b"\0")
+            if ours and b"flwr-serverapp" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
     return found

@@ -15,6 +15,7 @@ from client.training.model_folder import model_digest
 from client.training.top import build_top
 from client.training.trunk import TrunkOutput
 from client.work import RoundSpec, WorkSpec
+from compliance.canonical import sha256_hex
 from compliance.training_spec import Adapters, FeatureConstants, ModelSpec, TaskSpec
 
 WIDTH = 32
@@ -121,11 +122,13 @@ def write_table(path: Path, rows: int = 40) -> Path:
 
 def tiny_work(root: Path, folder: Path) -> WorkSpec:
     """A worker's specification over the tiny model and table."""
+    table = write_table(root / "table.csv")
     return WorkSpec(
         task=tiny_task(),
         model=tiny_model(folder),
         model_dir=str(folder),
-        table=str(write_table(root / "table.csv")),
+        table=str(table),
+        table_sha256=sha256_hex(table.read_bytes()),
         cache_dir=str(root / "cache"),
         threads=1,
     )

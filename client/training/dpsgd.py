@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,10 @@ from client.training.opacus_private import LatticeOptimizer, StepSeen, per_sampl
 from client.training.top import Flat, Top
 from client.training.trunk import TrunkOutput
 from client.work import RoundSpec
+
+
+def _always() -> None:
+    """Nothing speaks against the next batch."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +50,28 @@ class RoundOutcome:
 class Engine:
     """The trained top of one study at one site, and the rounds on it."""
 
-    def __init__(self, top: Top, examples: Examples, device: torch.device | None = None) -> None:
+    def __init__(
+        self, top: Top, examples: Examples, device: torch.device | None = None, earlier: Collection[str] = ()
+    ) -> None:
+        """`earlier`: the marks of streams that served before, in other processes; one of them is never used again."""
         self._top, self.examples = top, examples
         self._device = device or pick_device()
         top.to(self._device)
         self._model = per_sample(top)
-        self._marks: set[str] = set()
+        self._marks = set(earlier)
 
     @property
     def device(self) -> str:
         """Where the top is trained: cuda, mps or cpu."""
         return self._device.type
 
-    def train(self, spec: RoundSpec, start: Flat, stream: Stream) -> RoundOutcome:
+    def train(
+        self, spec: RoundSpec, start: Flat, stream: Stream, may_draw: Callable[[], None] = _always
+    ) -> RoundOutcome:
         """Run `spec.steps` noisy steps from the global vector `start` and return the difference.
+
+        `may_draw` is called before each batch, before each piece of one that is read, and at the end; what it raises
+        ends the round.
 
         Privacy: every step is a Poisson-subsampled Gaussian with q = sample_numerator / sample_denominator and noise
         multiplier spec.noise_multiplier_micro / 1e6, add/remove one record; `stream` is the only randomness. The
@@ -86,8 +99,10 @@ class Engine:
             observe=observe,
         )
         for _ in range(spec.steps):
+            may_draw()
             drawn = poisson_mask(stream, len(self.examples), spec.sample_numerator, spec.sample_denominator)
-            self._step(optimizer, torch.from_numpy(np.flatnonzero(drawn)), spec.physical_batch)
+            self._step(optimizer, torch.from_numpy(np.flatnonzero(drawn)), spec.physical_batch, may_draw)
+        may_draw()
         return RoundOutcome(
             delta=top.get_flat() - start,
             conformance=check.verdict(),
@@ -106,11 +121,14 @@ class Engine:
         ]
         return torch.optim.SGD(split)
 
-    def _step(self, optimizer: LatticeOptimizer, drawn: torch.Tensor, physical: int) -> None:
+    def _step(
+        self, optimizer: LatticeOptimizer, drawn: torch.Tensor, physical: int, may_draw: Callable[[], None]
+    ) -> None:
         """One noisy step over the records at indices `drawn`, in pieces of at most `physical`; also when none is."""
         optimizer.zero_grad(set_to_none=True)
         pieces = list(torch.split(drawn, physical)) if len(drawn) else []
         for i, piece in enumerate(pieces):
+            may_draw()
             self._backward(piece)
             optimizer.signal_skip_step(i + 1 < len(pieces))
             optimizer.step()

@@ -102,16 +102,42 @@ def load_encoder(folder: Path) -> Any:
     """
     with _offline():
         import torch  # noqa: PLC0415 - the agent takes digests without torch
-        from transformers import AutoConfig, AutoModel  # noqa: PLC0415
+        from transformers import AutoModel  # noqa: PLC0415
         from transformers.utils import logging  # noqa: PLC0415
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
         model = AutoModel.from_pretrained(
-            folder, config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+            folder, config=_config(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True,
             attn_implementation="eager", dtype=torch.float32,
         )  # fmt: skip
+    return _checked(model)
+
+
+def empty_encoder(folder: Path) -> Any:
+    """The encoder that the config.json in `folder` describes, without weights: every tensor is on the meta device.
+
+    Raises as `load_encoder`.
+    """
+    with _offline():
+        import torch  # noqa: PLC0415
+        from transformers import AutoModel  # noqa: PLC0415
+
+        with torch.device("meta"):
+            model = AutoModel.from_config(  # type: ignore[no-untyped-call]
+                _config(folder), attn_implementation="eager", dtype=torch.float32
+            )
+    return _checked(model)
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig  # noqa: PLC0415
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    return config
+
+
+def _checked(model: Any) -> Any:
     if not hasattr(getattr(model, "encoder", None), "layer"):
         raise InputError(
             "RSD-2315", "the model is not an encoder of the BERT kind", rule="layers under encoder.layer",

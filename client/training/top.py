@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from client.training.model_folder import load_encoder
+from client.training.model_folder import empty_encoder, load_encoder
 from client.training.trunk import mean_pool
 from compliance.adapter_init import frozen_a
 from compliance.canonical import canonical, sha256_hex
@@ -112,7 +112,25 @@ def layout_sha256(layout: Layout) -> str:
 
 def build_top(model: ModelSpec, folder: Path, classes: int) -> Top:
     """The top for `model`, its frozen weights from `folder`. Raises InputError RSD-2316, RSD-2317, RSD-2315."""
-    encoder = load_encoder(folder)
+    return _top_of(load_encoder(folder), model, classes)
+
+
+def top_tensors(top: Top) -> dict[str, torch.Tensor]:
+    """All its tensors by name, frozen and trained, on the CPU."""
+    return {name: t.detach().cpu().contiguous() for name, t in top.state_dict().items()}
+
+
+def saved_top(model: ModelSpec, folder: Path, classes: int, tensors: dict[str, torch.Tensor]) -> Top:
+    """The top that `tensors` were taken from, on these tensors; `folder` holds the model's config.json.
+
+    Raises as `build_top`; RuntimeError if the tensors are another top's.
+    """
+    top = _top_of(empty_encoder(folder), model, classes)
+    top.load_state_dict(tensors, strict=True, assign=True)
+    return top
+
+
+def _top_of(encoder: Any, model: ModelSpec, classes: int) -> Top:
     adapters = model.adapters
     count = adapters.layers if adapters else 0
     if count > len(encoder.encoder.layer):

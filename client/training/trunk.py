@@ -79,17 +79,23 @@ def cached_trunk(
     Raises InputError RSD-2319 when it would exceed 8 GiB.
     """
     layers = model.adapters.layers if model.adapters else 0
-    path = cache_dir / f"trunk-{trunk_key(model, task, texts, layers)}.safetensors"
-    if (hit := _read(path)) is not None:
+    path = trunk_file(model, task, texts, cache_dir)
+    if (hit := read_trunk(path)) is not None:
         return hit
     encoder = load_encoder(folder)
     _refuse_too_large(len(texts) * (task.max_tokens if layers else 1) * encoder.config.hidden_size * 4)
     out = run_trunk(encoder, load_tokenizer(folder), texts, task.max_tokens, layers, device)
     write_durably(path, save({"hidden": out.hidden, "mask": out.mask}), private=True)
-    return _read(path) or out
+    return read_trunk(path) or out
 
 
-def _read(path: Path) -> TrunkOutput | None:
+def trunk_file(model: ModelSpec, task: TaskSpec, texts: Sequence[str], cache_dir: Path) -> Path:
+    """Where `cached_trunk` keeps its result."""
+    layers = model.adapters.layers if model.adapters else 0
+    return cache_dir / f"trunk-{trunk_key(model, task, texts, layers)}.safetensors"
+
+
+def read_trunk(path: Path) -> TrunkOutput | None:
     """The cached tensors, mapped from the file; None if there is no whole file (it is then computed again)."""
     if not path.is_file():
         return None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from compliance.canonical import canonical, sha256_hex
 from compliance.cli import Result, command, table
 from compliance.clock import now
 from compliance.commands.dry_run import dry_run
@@ -20,13 +21,14 @@ from compliance.commands.shared import (
     need_trust,
     out_option,
 )
-from compliance.commands.study_answers import advise, approve, refuse
-from compliance.errors import InputError, Refused
+from compliance.commands.study_answers import advise, approve, refuse, withdraw
+from compliance.errors import InputError, Refused, ResidencyError
 from compliance.files import read_bytes, refuse_existing, write_new
 from compliance.identity import Signer, seal
 from compliance.log.store import LogStore
 from compliance.policy import check_study
 from compliance.policy_file import open_policy
+from compliance.statements import received
 from compliance.study import Study, open_study
 from compliance.study_desk import check_members, not_ended, policy_site
 from compliance.study_file import check_file
@@ -42,6 +44,7 @@ def study() -> None:
 study.add_command(advise)
 study.add_command(approve)
 study.add_command(refuse)
+study.add_command(withdraw)
 
 
 @study.command("init")
@@ -107,17 +110,37 @@ def check(file: Path, policy_file: Path | None, trust_file: Path | None, home: P
 
 @study.command("show")
 @click.argument("file", type=FILE)
+@click.option("--home", type=FILE, help="The operator's folder: also show who has answered what, and why.")
 @command("residency.study.show/1")
-def show(file: Path) -> Result:
-    """Show a study (YAML or signed JSON): purpose, privacy, papers, and each site's terms.
+def show(file: Path, home: Path | None) -> Result:
+    """Show a study (YAML or signed JSON): purpose, privacy, papers, each site's terms; with --home, the sites' answers.
 
     \b
-    Example: residency study show study.json
+    Example: residency study show study.json --home server
     """
     mistakes, found = check_file(file)
     if found is None:
         return mistakes_result(file, mistakes)
-    return Result({"study": found.as_json()}, _shown(found))
+    if home is None:
+        return Result({"study": found.as_json()}, _shown(found))
+    answers = _answers(OperatorHome(home), found)
+    columns = ("site", "kind", "at", "reason")
+    lines = table(["site", "answer", "at", "reason"], [[a[c] for c in columns] for a in answers])
+    return Result({"study": found.as_json(), "answers": answers}, [*_shown(found), *lines])
+
+
+def _answers(place: OperatorHome, found: Study) -> list[dict[str, str]]:
+    """What each site's people answered, as the operator holds it; a site without a decision waits."""
+    digest = sha256_hex(canonical(found.as_json()))
+    rows = []
+    for one in received(place.anchor(), place.study_folder(digest) / "answers"):
+        if isinstance(one, ResidencyError):
+            rows.append({"site": "?", "kind": "does not hold", "at": "", "reason": f"{one.code} {one.message}"})
+        elif one.study == digest:
+            rows.append({"site": one.site, "kind": one.kind, "at": one.at, "reason": one.reason})
+    decided = {row["site"] for row in rows if row["kind"] not in ("advice", "does not hold")}
+    waits = [s.name for s in found.sites if s.name not in decided]
+    return [*rows, *({"site": name, "kind": "waits", "at": "", "reason": ""} for name in waits)]
 
 
 @study.command("sign")

@@ -1,4 +1,4 @@
-"""`residency study advise`, `approve`, `refuse`: a site's signed answers, each made where that person's key is."""
+"""`residency study advise|approve|refuse|withdraw`: a site's signed answers, each made where that person's key is."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from compliance.answers import (
     ADVICE,
     APPROVAL,
     REFUSAL,
+    WITHDRAWAL,
     Advice,
     Approval,
     Refusal,
+    Withdrawal,
     check_approval,
     check_policy_owner,
     open_advice,
@@ -124,25 +126,48 @@ def approve(
 @out_option
 @command("residency.study.refuse/1")
 def refuse(file: Path, key_file: Path, reason: str, out: Path) -> Result:
-    """Sign the site's refusal of a study, with the reason.
+    """Sign the site's refusal of a study, with the reason; it is final for that study.
 
     \b
     Example: residency study refuse study.json --key signatory.key --reason "No ethics opinion." --out refusal.json
     """
-    signer = load_role(key_file, "signatory", "refuse a study")
+    return _declined(file, key_file, reason, out, Refusal)
+
+
+@click.command("withdraw")
+@click.argument("file", type=FILE)
+@key_option
+@click.option("--reason", required=True, help="Why the site's approval is taken back.")
+@out_option
+@command("residency.study.withdraw/1")
+def withdraw(file: Path, key_file: Path, reason: str, out: Path) -> Result:
+    """Sign the withdrawal of the site's approval of a study, with the reason; it is final for that study.
+
+    \b
+    Example: residency study withdraw study.json --key signatory.key --reason "Incident at our site." --out back.json
+    """
+    return _declined(file, key_file, reason, out, Withdrawal)
+
+
+def _declined(file: Path, key_file: Path, reason: str, out: Path, model: type[Refusal] | type[Withdrawal]) -> Result:
+    schema, act, done = {
+        Refusal: (REFUSAL, "refuse a study", "refused"),
+        Withdrawal: (WITHDRAWAL, "withdraw from a study", "withdrawn"),
+    }[model]
+    signer = load_role(key_file, "signatory", act)
     study, digest = _read(file)
     _own_terms(study, signer)
     record = {
-        "schema": REFUSAL,
+        "schema": schema,
         "subject": "study",
         "digest": digest,
         "site": signer.identity.holder,
         "at": must_sign_at(signer, rfc3339(now())),
         "reason": reason,
     }
-    envelope = seal(load_model(Refusal, record, "RSD-2206", "refusal").as_json(), signer)
+    envelope = seal(load_model(model, record, "RSD-2206", "answer").as_json(), signer)
     write_new(out, envelope.encode() + b"\n")
-    lines = [f"refused    study {study.name} {digest[:12]} for {signer.identity.holder}: {out}"]
+    lines = [f"{done:<10} study {study.name} {digest[:12]} for {signer.identity.holder}: {out}"]
     return Result({"digest": envelope.digest, "study": digest, "file": str(out)}, lines)
 
 

@@ -63,7 +63,7 @@ class Transfer(Frozen):
     recipient: Party
     onward: tuple[Party, ...] = Field(default=(), max_length=1000)
     purpose: Purpose
-    study: str = Field(pattern=SHA256)
+    study: str = Field(pattern=r"^([0-9a-f]{64})?$", description="empty for what belongs to no study")
     documents: tuple[Document, ...] = Field(default=(), max_length=1000)
     guarantees: Guarantees = Guarantees()
     at: str

@@ -29,6 +29,10 @@ Kind = Literal[
     "refusal",
     "failure",
     "close",
+    "calls",
+    "dataset",
+    "withdrawal",
+    "cancel",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 MAX_ENCODED = 65536  # bytes

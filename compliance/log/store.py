@@ -203,6 +203,11 @@ class LogStore:
                 notes[size] = note.with_signature(base, note.parse_line(line))
         return tuple(n.encode() for n in notes.values())
 
+    def cosigned_sizes(self) -> dict[str, int]:
+        """Witness -> the largest size of this log that it cosigned, as far as its cosignatures came back."""
+        with self._database.reading() as connection:
+            return dict(connection.execute("SELECT name, max(size) FROM cosignatures GROUP BY name").fetchall())
+
     def fsck(self) -> int:
         """Hash every entry and every node again, and check every signed checkpoint; returns the number of entries.
 

@@ -101,6 +101,13 @@ class WitnessStore:
             last = _last(connection, origin)
         return None if last is None else (last.size, last.root)
 
+    def last_note(self, origin: str) -> str:
+        """The note of the last checkpoint of `origin` that was cosigned here, with our line; empty if there is none."""
+        query = "SELECT note FROM cosigned WHERE origin = ? ORDER BY size DESC LIMIT 1"
+        with self._database.reading() as connection:
+            row = connection.execute(query, (origin,)).fetchone()
+        return str(row[0]) if row else ""
+
     def notes(self, origin: str) -> tuple[str, ...]:
         """The notes of all checkpoints of `origin` that were cosigned here, with our line, smallest size first.
 

@@ -15,6 +15,8 @@ from compliance.release.case import Contents, Context, Logged, SignedRoster
 from compliance.release.report import Found
 from compliance.roster import RosterRow
 
+_REMOVED = ("RSD-62", "RSD-6013")  # why a member may not take part, by the operator's trust file and suspensions
+
 
 @lru_cache(maxsize=16)
 def _engine(packs: tuple[Pack, ...]) -> Engine:
@@ -144,7 +146,8 @@ def denials(contents: Contents, context: Context) -> Found:
         for row in signed.roster.rows:
             if not _grounds(contents, signed, row) and row.outcome == "refused":
                 code = row.reason.code if row.reason else ""
-                asserted.append((operator, f"that {row.site} itself refused in round {signed.roster.round} ({code})"))
+                who = "was removed by then" if code.startswith(_REMOVED) else "itself refused"
+                asserted.append((operator, f"that {row.site} {who} in round {signed.roster.round} ({code})"))
     barred = _barred(contents)
     _sent_nothing(contents, barred)
     proved, sent = [], "the operator's log records no transfer to it"

@@ -11,6 +11,7 @@ from compliance.roster import RosterRow
 from compliance.trust.root import Trust
 
 _GATES = ("RSD-81", "RSD-82", "RSD-84", "RSD-50")  # what the server finds wrong with an answer that arrived
+_WITHDRAWN = "RSD-2430"  # the site itself took its update back: client.data.withdrawals
 Commits = dict[tuple[int, int], tuple[int, str]]  # (round, attempt) -> (index, digest)
 
 
@@ -73,7 +74,7 @@ def _as_the_rosters_say(contents: Contents, site: str) -> list[str]:
                 message = f"{log.where(entry)} is a {entry.kind} of another update than {signed.path} names"
                 raise _false(message, found=digest, limit=row.update_sha256)
         elif entry.index > start:
-            why = _left_out(row, entry, signed.roster.at)
+            why = _left_out(row, entry, signed.roster.at) or _withdrawn(contents, site, row, entry, round_)
             if why is None:
                 message = (
                     f"{signed.path} says that {site} was {row.outcome}, but {log.where(entry)} is its {entry.kind}"
@@ -94,6 +95,18 @@ def _left_out(row: RosterRow, entry: Entry, roster_at: str) -> str | None:
         return "came too late"
     if row.outcome == "failed" and row.reason is not None and row.reason.code.startswith(_GATES):
         return f"was rejected on arrival ({row.reason.code})"
+    return None
+
+
+def _withdrawn(contents: Contents, site: str, row: RosterRow, entry: Entry, round_: int) -> str | None:
+    """A subject was withdrawn from the site's data: its own log says, after the entry, that the update was purged."""
+    if row.outcome != "failed" or row.reason is None or row.reason.code != _WITHDRAWN:
+        return None
+    failures = contents.log(site).of(contents.study_digest, "failure")
+    if any(
+        (e.body.get("code"), e.body.get("round")) == (_WITHDRAWN, round_) and e.index > entry.index for e in failures
+    ):
+        return "was withdrawn with a subject before it arrived"
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -20,13 +20,16 @@ from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
 from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import CheckFailed, InputError, Refused
 from compliance.identity import Envelope, PublicIdentity, Role, Signer, media_type, parse_envelope, seal
+from compliance.pki import MOST_CSR, csr_public_key, make_csr, public_pem
 from compliance.study import SHA256, Organisation
 from compliance.training_spec import Frozen
 from compliance.trust.root import NAME, Anchor, Member, Trust
 from compliance.trust.root import SCHEMA as TRUST
 from compliance.validation import load_model
 
-INVITATION, ENROLMENT = "residency.invitation/1", "residency.enrolment/1"
+INVITATION, INVITED, ENROLMENT = "residency.invitation/1", "residency.invited/1", "residency.enrolment/1"
+TOKEN = r"^[0-9a-f]{64}$"  # noqa: S105 - its form
+TOKEN_DAYS = 14
 SERVER = r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$"
 SITE_ROLES: tuple[Role, ...] = ("agent", "signatory", "dpo")
 
@@ -34,13 +37,24 @@ M = TypeVar("M", bound="_Statement")
 
 
 class Consortium(Frozen):
-    """The operator's consortium.json. `server` is host:port, as the sites reach it."""
+    """The operator's consortium.json. The three doors are host:port, as the sites reach them.
+
+    `server` is the fleet door (Flower, mutual TLS), `governance` the governance service (gRPC, mutual TLS), `enrolment`
+    the door for sites without a certificate (gRPC, TLS).
+    """
 
     schema_: Literal["residency.consortium/1"] = Field(alias="schema")
     name: str = Field(pattern=NAME)
     operator: Organisation
     threshold: int = Field(ge=1, le=1000)
     server: str = Field(pattern=SERVER)
+    governance: str = Field(pattern=SERVER)
+    enrolment: str = Field(pattern=SERVER)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The names that the server's certificate must carry."""
+        return tuple(dict.fromkeys(d.rpartition(":")[0] for d in (self.server, self.governance, self.enrolment)))
 
     def as_json(self) -> dict[str, Json]:
         """JSON form, with `schema` under its public name."""
@@ -64,12 +78,19 @@ class _Statement(Frozen):
 
 
 class Invitation(_Statement):
-    """What a site needs to enrol: where the server is, its CA, and the key that the operator says is its own."""
+    """What a site needs to enrol: where the server is, its CA, and the key that the operator says is its own.
+
+    `token` lets one site enrol once, until `token_expires`: the file is a secret until then.
+    """
 
     schema_: Literal["residency.invitation/1"] = Field(alias="schema")
     consortium: str = Field(pattern=NAME)
     operator: Organisation
     server: str = Field(pattern=SERVER)
+    governance: str = Field(pattern=SERVER)
+    enrolment: str = Field(pattern=SERVER)
+    token: str = Field(pattern=TOKEN)
+    token_expires: str
     ca_pem: str = Field(min_length=1, max_length=20_000)
     operator_key: PublicIdentity
 
@@ -80,13 +101,40 @@ class Invitation(_Statement):
         return self
 
 
+class Invited(_Statement):
+    """What the operator keeps of an invitation: enough to know a request and a token again, and no secret."""
+
+    schema_: Literal["residency.invited/1"] = Field(alias="schema")
+    consortium: str = Field(pattern=NAME)
+    invitation: str = Field(pattern=SHA256)
+    token_sha256: str = Field(pattern=SHA256)
+    token_expires: str
+
+
+def invited(invitation: Invitation) -> Invited:
+    """What to keep of an invitation."""
+    record = {
+        "schema": INVITED,
+        "site": invitation.site,
+        "jurisdiction": invitation.jurisdiction,
+        "nonce": invitation.nonce,
+        "at": invitation.at,
+        "consortium": invitation.consortium,
+        "invitation": invitation.digest,
+        "token_sha256": sha256_hex(invitation.token.encode("ascii")),
+        "token_expires": invitation.token_expires,
+    }
+    return load_model(Invited, record, "RSD-6016", "invitation")
+
+
 class EnrolmentRequest(_Statement):
-    """A site's three public keys (agent, signatory, dpo) and its node key (P-384, PEM)."""
+    """A site's public keys (agent, signatory, dpo), its node key (P-384, PEM) and a certificate request for it."""
 
     schema_: Literal["residency.enrolment/1"] = Field(alias="schema")
     invitation: str = Field(pattern=SHA256)
     keys: tuple[PublicIdentity, PublicIdentity, PublicIdentity]
     node_key: str = Field(min_length=1, max_length=2000)
+    csr: str = Field(min_length=1, max_length=MOST_CSR)
 
     @property
     def agent(self) -> PublicIdentity:
@@ -94,8 +142,13 @@ class EnrolmentRequest(_Statement):
         return self.keys[0]
 
 
-def make_invitation(config: Consortium, operator: Signer, site: str, jurisdiction: str, ca_pem: str) -> Envelope:
-    """An invitation of `site`, signed by the operator. Raises InputError RSD-6016 for a malformed name."""
+def make_invitation(
+    config: Consortium, operator: Signer, site: str, jurisdiction: str, ca_pem: str, *, days: int = TOKEN_DAYS
+) -> Envelope:
+    """An invitation of `site`, signed by the operator, with a fresh token of 32 random bytes that holds for `days`.
+
+    Raises InputError RSD-6016 for a malformed name.
+    """
     record = {
         "schema": INVITATION,
         "consortium": config.name,
@@ -103,6 +156,10 @@ def make_invitation(config: Consortium, operator: Signer, site: str, jurisdictio
         "jurisdiction": jurisdiction,
         "operator": config.operator.model_dump(mode="json"),
         "server": config.server,
+        "governance": config.governance,
+        "enrolment": config.enrolment,
+        "token": secrets.token_hex(32),
+        "token_expires": rfc3339(now() + timedelta(days=days)),
         "ca_pem": ca_pem,
         "operator_key": operator.identity.as_json(),
         "nonce": secrets.token_hex(16),
@@ -122,11 +179,16 @@ def open_invitation(data: bytes, what: str = "invitation") -> Invitation:
 
 
 def make_request(
-    invitation: Invitation, agent: Signer, signatory: PublicIdentity, dpo: PublicIdentity, node_key_pem: str
+    invitation: Invitation,
+    agent: Signer,
+    signatory: PublicIdentity,
+    dpo: PublicIdentity,
+    node_key: ec.EllipticCurvePrivateKey,
 ) -> Envelope:
     """A request to be admitted, signed by the agent key. Raises CheckFailed RSD-6009 for keys that cannot be admitted.
 
-    The signatory and the DPO prove that they hold their keys when they sign: the trust file and advice.
+    It also proves possession of the node key, by a certificate request. The signatory and the DPO prove that they hold
+    their keys when they sign: the trust file and advice.
     """
     record = {
         "schema": ENROLMENT,
@@ -135,7 +197,8 @@ def make_request(
         "site": invitation.site,
         "jurisdiction": invitation.jurisdiction,
         "keys": [k.as_json() for k in (agent.identity, signatory, dpo)],
-        "node_key": node_key_pem,
+        "node_key": public_pem(node_key),
+        "csr": make_csr(node_key, invitation.site, invitation.consortium).decode("ascii"),
         "at": rfc3339(now()),
     }
     request = load_model(EnrolmentRequest, record, "RSD-6009", "enrolment request")
@@ -143,8 +206,8 @@ def make_request(
     return seal(request.as_json(), agent)
 
 
-def check_request(data: bytes, invitation: Invitation, what: str = "enrolment request") -> EnrolmentRequest:
-    """The request answers this invitation, and who wrote it holds its agent key.
+def check_request(data: bytes, invitation: Invitation | Invited, what: str = "enrolment request") -> EnrolmentRequest:
+    """The request answers this invitation, and who wrote it holds its agent key and its node key.
 
     Raises CheckFailed RSD-6009 or RSD-6006, InputError RSD-6009 (malformed).
     """
@@ -152,6 +215,11 @@ def check_request(data: bytes, invitation: Invitation, what: str = "enrolment re
     _check_against(request, invitation, what)
     _need_signature(envelope, request.agent, "RSD-6009", what)
     return request
+
+
+def certified_key(request: EnrolmentRequest, consortium: str) -> bytes:
+    """The key (PEM) that the certificate request proves possession of. Raises RSD-6201, RSD-6202."""
+    return csr_public_key(request.csr.encode("ascii", errors="replace"), request.site, consortium)
 
 
 def claimed_invitation(data: bytes, what: str) -> str:
@@ -165,15 +233,18 @@ def draft_trust(
     requests: Sequence[EnrolmentRequest],
     previous: Anchor | None,
     expires: str,
+    leaving: str = "",
 ) -> Envelope:
     """The unsigned next version of the trust file: members before plus those who ask, in order of their names.
 
-    A site that is enrolled again gets its new keys; its old ones end now, and still hold for what they signed.
-    Raises Refused RSD-6017 (fewer sites than the threshold), InputError RSD-6001.
+    A site that is enrolled again gets its new keys; its old ones end now, and still hold for what they signed. The site
+    called `leaving` is left out; all its keys end now, and stay in the file for what they signed. Raises Refused
+    RSD-6017 (fewer sites than the threshold), InputError RSD-6001.
     """
     issued = now()
     joining = {r.site: Member(name=r.site, jurisdiction=r.jurisdiction, node_key=r.node_key) for r in requests}
     sites = {**({s.name: s for s in previous.trust.sites} if previous else {}), **joining}
+    sites.pop(leaving, None)
     if len(sites) < config.threshold:
         raise Refused(
             "RSD-6017",
@@ -193,13 +264,17 @@ def draft_trust(
         "threshold": config.threshold,
         "operator": {**config.operator.model_dump(mode="json"), "node_key": ""},
         "sites": [sites[name].model_dump(mode="json") for name in sorted(sites)],
-        "keys": [k.as_json() for k in _keys(operator, requests, previous, issued)],
+        "keys": [k.as_json() for k in _keys(operator, requests, previous, issued, leaving)],
     }
     return seal(load_model(Trust, record, "RSD-6001", "draft").model_dump(mode="json", by_alias=True))
 
 
 def _keys(
-    operator: PublicIdentity, requests: Sequence[EnrolmentRequest], previous: Anchor | None, issued: datetime
+    operator: PublicIdentity,
+    requests: Sequence[EnrolmentRequest],
+    previous: Anchor | None,
+    issued: datetime,
+    leaving: str,
 ) -> list[PublicIdentity]:
     fresh = {k.keyid: k for k in (operator, *(k for r in requests for k in r.keys))}
     replaced = {r.site for r in requests} | {operator.holder}
@@ -207,8 +282,9 @@ def _keys(
     for key in previous.trust.keys if previous else ():
         if key.keyid in fresh:
             continue
-        ends = key.holder in replaced and key.role != "witness" and key.revoked_at is None
-        kept.append(key.model_copy(update={"revoked_at": rfc3339(issued)}) if ends else key)
+        ends = (key.holder in replaced and key.role != "witness") or key.holder == leaving
+        over = ends and key.revoked_at is None
+        kept.append(key.model_copy(update={"revoked_at": rfc3339(issued)}) if over else key)
     return sorted((*fresh.values(), *kept), key=lambda k: (k.holder, k.role, k.keyid))
 
 
@@ -243,12 +319,14 @@ def _need_signature(envelope: Envelope, key: PublicIdentity, code: str, what: st
         )
 
 
-def _check_against(request: EnrolmentRequest, invitation: Invitation, what: str) -> None:
+def _check_against(request: EnrolmentRequest, invitation: Invitation | Invited, what: str) -> None:
+    digest = invitation.invitation if isinstance(invitation, Invited) else invitation.digest
+    node_key = _normal_or_none(request.node_key)
     roles, holders = tuple(k.role for k in request.keys), {k.holder for k in request.keys}
     different = len({k.keyid for k in request.keys})
     unable = [k.role for k in request.keys if not k.may_sign_at(parse_time(request.at))]
     for wrong, field, found, limit in (
-        (request.invitation != invitation.digest, "invitation", request.invitation[:12], invitation.digest[:12]),
+        (request.invitation != digest, "invitation", request.invitation[:12], digest[:12]),
         (request.nonce != invitation.nonce, "nonce", request.nonce, invitation.nonce),
         (request.site != invitation.site, "site", request.site, invitation.site),
         (
@@ -261,22 +339,30 @@ def _check_against(request: EnrolmentRequest, invitation: Invitation, what: str)
         (holders != {request.site}, "holders of the keys", ", ".join(sorted(holders)), request.site),
         (different != len(request.keys), "different keys", different, len(request.keys)),
         (bool(unable), "keys valid when it was made", ", ".join(unable) + " not valid", request.at),
-        (not _is_p384(request.node_key), "node_key", "another kind of key", "a P-384 public key in PEM"),
+        (node_key is None, "node_key", "another kind of key", "a P-384 public key in PEM"),
     ):
         if wrong:
-            raise CheckFailed(
-                "RSD-6009",
-                f"{what} of {request.site} contradicts its invitation or itself: {field}",
-                rule="enrolment",
-                found=found,
-                limit=limit,
-                next="the site enrols again: residency agent enroll",
-            )
+            raise _contradiction(request, what, field, found, limit)
+    if node_key != certified_key(request, invitation.consortium):
+        raise _contradiction(request, what, "csr", "a certificate request for another key", "one for the node key")
 
 
-def _is_p384(pem: str) -> bool:
+def _contradiction(request: EnrolmentRequest, what: str, field: str, found: object, limit: object) -> CheckFailed:
+    return CheckFailed(
+        "RSD-6009",
+        f"{what} of {request.site} contradicts its invitation or itself: {field}",
+        rule="enrolment",
+        found=found,
+        limit=limit,
+        next="the site enrols again: residency agent enroll",
+    )
+
+
+def _normal_or_none(pem: str) -> bytes | None:
     try:
         key = serialization.load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm):
-        return False
-    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)
+        return None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        return None
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from compliance.canonical import parse_json
+from compliance.canonical import Json, parse_canonical, parse_json
 from compliance.clock import now
 from compliance.errors import EnvironmentFault, InputError
 from compliance.files import read_bytes, sync_folder
 from compliance.identity import Signer, load_signer
-from compliance.trust.enrol import Consortium, Invitation, claimed_invitation, open_invitation
+from compliance.log.store import LogStore
+from compliance.trust.enrol import Consortium, Invited, claimed_invitation
 from compliance.trust.root import Anchor, load_anchor
 from compliance.validation import load_model
+
+_TLS: Final = ("ca.crt", "ca.key", "server.crt", "server.key")
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,44 @@ class OperatorHome:
 
     @property
     def invitations(self) -> Path:
-        """Copies of the invitations sent, by digest."""
+        """What is kept of the invitations sent, by digest; never a token."""
         return self.root / "invitations"
+
+    @property
+    def requests(self) -> Path:
+        """Enrolment requests received, SITE.json."""
+        return self.root / "requests"
+
+    @property
+    def certificates(self) -> Path:
+        """Certificates issued to sites, SITE.crt."""
+        return self.root / "certificates"
+
+    @property
+    def suspended(self) -> Path:
+        """Suspensions by this operator, SITE.json; what lies here is not served."""
+        return self.root / "suspended"
+
+    @property
+    def tls(self) -> Path:
+        """The CA and the server's TLS files."""
+        return self.root / "tls"
+
+    def need_whole(self) -> None:
+        """Everything that `consortium init` made is there. Raises InputError RSD-2005 (no home) or RSD-6215."""
+        self.config()
+        needed = ("keys/operator.key", "keys/operator.pub.json", *(f"tls/{n}" for n in _TLS), "invitations")
+        missing = [name for name in needed if not (self.root / name).exists()]
+        if missing:
+            raise InputError(
+                "RSD-6215",
+                f"the operator's home at {self.root} is not whole",
+                rule="keys and the TLS root are made once, by residency consortium init",
+                found="missing: " + ", ".join(missing),
+                limit="all that residency consortium init made",
+                next="restore the missing files from the backup of the home; nothing makes them anew, because every"
+                " site would be locked out",
+            )
 
     def study_folder(self, digest: str) -> Path:
         """Where a proposed study lies."""
@@ -56,13 +96,19 @@ class OperatorHome:
 
     def ca_pem(self) -> str:
         """The CA certificate of the server, PEM."""
-        return read_bytes(self.root / "tls" / "ca.crt", "the CA certificate").decode("ascii", errors="replace")
+        return read_bytes(self.tls / "ca.crt", "the CA certificate").decode("ascii", errors="replace")
 
     def anchor(self) -> Anchor:
         """The installed trust file, unexpired."""
         return load_anchor(self.trust_file, now())
 
-    def invitation_of(self, request: bytes, what: str) -> Invitation:
+    def record(self, body: dict[str, Json]) -> int:
+        """Write an act of the operator into its log, as "consortium"; the entry's index. It is on disk on return."""
+        config, signer = self.config(), self.signer()
+        with LogStore.open(self.log_file, f"residency/{config.name}/{config.operator.name}", signer.private) as log:
+            return log.append("consortium", body).index
+
+    def invitation_of(self, request: bytes, what: str) -> Invited:
         """The invitation that `request` answers. Raises InputError RSD-6009 if this operator sent none such."""
         digest = claimed_invitation(request, what)
         path = self.invitations / f"{digest}.json"
@@ -75,7 +121,12 @@ class OperatorHome:
                 limit=", ".join(sorted(p.stem[:12] for p in self.invitations.glob("*.json"))) or "no invitation",
                 next="residency consortium invite, and let the site enrol with that file",
             )
-        return open_invitation(path.read_bytes(), str(path))
+        return self.read_invited(path)
+
+    def read_invited(self, path: Path) -> Invited:
+        """What was kept of one invitation. Raises InputError RSD-2005, RSD-2002, RSD-6016."""
+        value = parse_canonical(read_bytes(path, "an invitation").removesuffix(b"\n"), str(path))
+        return load_model(Invited, value, "RSD-6016", str(path))
 
 
 @contextmanager

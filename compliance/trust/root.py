@@ -24,6 +24,7 @@ from compliance.validation import load_model
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 SCHEMA = "residency.trust/1"
+_SITE_ROLES: Final = ("agent", "signatory", "dpo")
 CLOCK_SLACK: Final = timedelta(minutes=5)  # how far ahead of ours the clock of a signer may be
 
 
@@ -59,13 +60,19 @@ class Trust(Frozen):
         keyids = [k.keyid for k in self.keys]
         if len(set(keyids)) != len(keyids):
             raise ValueError("one key is listed twice: each role needs a key of its own")
-        for key in self.keys:
-            if key.role != "witness" and key.holder not in self._may_hold(key.role, names):
-                raise ValueError(f"the {key.role} key {key.keyid[:12]} belongs to {key.holder}, who may not hold one")
         issued, expires = time_or_none(self.issued), time_or_none(self.expires)
         if issued is None or expires is None or expires <= issued:
             raise ValueError(f"expires {self.expires} is not after issued {self.issued}")
+        for key in self.keys:
+            listed = key.role == "witness" or key.holder in self._may_hold(key.role, names)
+            if not listed and not self._of_a_former_site(key, issued):
+                raise ValueError(f"the {key.role} key {key.keyid[:12]} belongs to {key.holder}, who may not hold one")
         return self
+
+    def _of_a_former_site(self, key: PublicIdentity, issued: datetime) -> bool:
+        """A site that left keeps its keys here, ended: they still hold for what they signed, and count for nothing."""
+        ended = time_or_none(key.revoked_at)
+        return key.holder != self.operator.name and key.role in _SITE_ROLES and ended is not None and ended <= issued
 
     def _may_hold(self, role: Role, sites: list[str]) -> list[str]:
         """Signatories and DPOs belong to sites alone: an operator's key must never count towards the threshold."""

@@ -15,7 +15,8 @@ import torch
 
 from client.training.keystream import Keystream, poisson_mask
 from client.training.lattice import RoundedGaussian
-from client.worker import TrainingWorker, worker_environment
+from client.warm import Warm, worker_environment
+from client.worker import TrainingWorker
 from compliance.training_spec import TrainingSpec
 from tests.tiny_bert import save_tiny_bert, tiny_engine, tiny_round
 
@@ -58,6 +59,7 @@ def test_the_production_stream_takes_no_key_and_no_seed():
     assert list(inspect.signature(Keystream.fresh).parameters) == []
     assert not {"seed", "key", "stream", "generator"} & set(inspect.signature(TrainingWorker.train).parameters)
     assert not {"seed", "key", "stream", "generator"} & set(inspect.signature(TrainingWorker).parameters)
+    assert not {"seed", "key", "stream", "generator"} & set(inspect.signature(Warm.run).parameters)
 
 
 def calls_in(path: Path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client import registration, session
+from client import enrolment, session
 from client.home import AgentHome, only_agent
 from client.site import Site
 from compliance.canonical import sha256_hex
@@ -92,7 +92,7 @@ def _install(tmp_path: Path, data: bytes) -> None:
     (home.path / "trust.json").unlink()
     file = tmp_path / "offered.json"
     file.write_bytes(data)
-    registration.install_trust(home, file)
+    enrolment.install_trust(home, file)
 
 
 def test_a_trust_file_without_the_own_signatorys_signature_is_not_installed(tmp_path: Path) -> None:

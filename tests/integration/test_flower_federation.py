@@ -19,6 +19,7 @@ import pytest
 
 from compliance.errors import EnvironmentFault, Refused, RunFailed
 from server.doors import listen
+from tests.doorstep import node_key
 
 _spec = importlib.util.spec_from_file_location(
     "flower_deployment", Path(__file__).parent / "flower_scenario" / "deployment.py"
@@ -48,6 +49,7 @@ def _bundle_with_code(bundle):
 
 def _status(federation, path, *, method="POST", data=b"", port=0, headers=None):
     context = ssl.create_default_context(cafile=str(federation.tls.ca))
+    context.load_cert_chain(federation.base / "site-0.crt", federation.base / "site-0.key")
     url = f"https://127.0.0.1:{federation.ports[port]}{path}"
     request = urllib.request.Request(url, data=data, method=method, headers=headers or {})
     try:
@@ -138,7 +140,7 @@ def test_the_public_door_has_the_fleet_interface_only(federation, path):
 
 @pytest.mark.parametrize("path", ["/v1/fleet/../control/start-run", "/v1/fleet/%2e%2e/control/start-run"])
 def test_no_path_leads_around_the_public_door(federation, path):
-    assert _status(federation, path) in {401, 404}
+    assert _status(federation, path) == 404
 
 
 def test_the_public_door_bounds_requests(federation):
@@ -147,8 +149,9 @@ def test_the_public_door_bounds_requests(federation):
 
 
 def test_the_fleet_interface_refuses_unsigned_calls(federation):
-    headers = {"Content-Type": "application/x-protobuf", "Accept": "application/x-protobuf"}
-    assert _status(federation, "/v1/fleet/pull-messages", headers=headers) in {400, 401, 415}
+    headers = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
+    assert _status(federation, "/v1/fleet/pull-messages", headers=headers) == 403
+    assert _status(federation, "/v1/fleet/register-node", headers=headers) == 404
 
 
 def test_the_private_door_wants_the_token_and_the_secret(federation):
@@ -159,20 +162,22 @@ def test_the_private_door_wants_the_token_and_the_secret(federation):
     assert _status(federation, "/docs", port=1) == 404
 
 
-def test_an_unregistered_key_is_not_admitted(federation, tmp_path):
+def test_a_site_that_is_no_member_is_not_admitted(federation, tmp_path):
     from client.app import app
     from client.node import NodeConfig, run_node
 
-    deploy.node_key(tmp_path / "other.key")
+    key = node_key(tmp_path / "other.key")
+    certificate = federation.founded.certify("other", key, "site-9")
     stop, seen = threading.Event(), []
 
     def report(state):
         seen.append(state)
         stop.set()
 
-    config = NodeConfig(federation.public, federation.tls.ca, tmp_path / "other.key", tmp_path, frozenset)
+    config = NodeConfig(federation.public, federation.tls.ca, certificate, tmp_path / "other.key", tmp_path, frozenset)
     run_node(config, app, stop, report)
     assert (seen[0].state, seen[0].error.code) == ("away", "RSD-6103")
+    assert "RSD-6205" in seen[0].error.found
     assert federation.online() == 2
 
 

@@ -1,7 +1,7 @@
 """One real run: server and five agents as processes over TLS, with a killed worker and a killed agent on the way.
 
-Round 1 is undisturbed. In round 2 the worker of b is killed in training, and the agent of c is killed and started
-again. e is never sent the model. What is left behind is read by all tests of this module, which is why it runs once.
+Round 1 is undisturbed. In round 2 the worker of b is killed in training, and the agent of c is killed in training and
+started again: it is asked again, and trains once more. e is never sent the model. What is left behind is read by all tests of this module, which is why it runs once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.federation import (
 )
 
 FIRST = {"a": "contributed", "b": "contributed", "c": "contributed", "d": "contributed", "e": "refused"}
-SECOND = {"a": "contributed", "b": "failed", "c": "late", "d": "contributed", "e": "refused"}
+SECOND = {"a": "contributed", "b": "failed", "c": "contributed", "d": "contributed", "e": "refused"}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def live():
 @pytest.fixture(scope="module")
 def ran(live):
     """The run, its study and its folder; the agents and the server are still up."""
-    study = consortium().sign_study(round_deadline_s=40)
+    study = consortium().sign_study(round_deadline_s=150)
     file, answers = study.write(scratch("study"))
     process = live.begin_run(file, answers)
     home = live.made.home
@@ -103,10 +103,14 @@ def test_the_run_finishes_and_says_what_became_of_each_site(ran):
     assert [{r.site: r.outcome for r in roster.rows} for roster, _ in _rosters(ran)] == [FIRST, SECOND]
 
 
-def test_a_killed_worker_and_a_killed_agent_stand_in_the_roster_with_their_reasons(ran):
+def test_a_killed_worker_stands_in_the_roster_with_its_reason(ran):
     roster, _ = _rosters(ran)[1]
     assert roster.row("b").reason.code == "RSD-4510"
-    assert roster.row("c").reason.code in {"RSD-6102", "RSD-6105"}
+
+
+def test_a_killed_agent_that_comes_back_contributes_by_a_second_charged_attempt(ran):
+    roster, _ = _rosters(ran)[1]
+    assert roster.row("c").attempt == 2
 
 
 def test_the_site_without_a_transfer_basis_is_refused_and_never_sent_the_model(ran, live):
@@ -135,14 +139,14 @@ def test_rosters_are_signed_by_the_operator_and_by_every_member(ran):
     first, second = (
         {k.holder for k in anchor.trust.keys if k.keyid in dict(envelope.signatures)} for _, envelope in _rosters(ran)
     )
-    assert first == {OPERATOR, *TRAINING}
-    assert second | {"c"} == {OPERATOR, *TRAINING}  # c may not have been back yet
+    assert first == second == {OPERATOR, *TRAINING}
 
 
 def test_every_attempt_is_charged_once_also_those_that_were_killed(ran, live):
     for site in TRAINING:
         charged = [load_model(ChargeBody, json.loads(json.dumps(e)), "RSD-1210", "x") for e in _bodies(live, site, ran)]
-        assert [(c.round, c.attempt) for c in charged] == [(1, 1), (2, 1)]
+        again = [(2, 2)] if site == "c" else []
+        assert [(c.round, c.attempt) for c in charged] == [(1, 1), (2, 1), *again]
         with AgentHome(live.made.home(site)).ledger() as ledger:
             assert [(c.seq, c.head) for c in ledger.charges(ran.study.digest)] == [(c.seq, c.head) for c in charged]
 

@@ -1,106 +1,24 @@
-"""The coordinator and five sites in one process: everything real but the network and the training process.
+"""The coordinator and five sites in one process, with sites that are broken or dishonest (tests/local_run.py)."""
 
-`LocalGrid` hands each request to the site's session and the reply, or the error as it would travel, back; a test may
-change a reply on its way, as a broken or dishonest site would.
-"""
-
-import functools
 import json
-import shutil
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from client import session
 from compliance.canonical import canonical, parse_canonical, sha256_hex
-from compliance.clock import now
-from compliance.errors import ResidencyError, RunFailed
-from compliance.identity import parse_envelope
-from compliance.release.build import build_bundle
-from compliance.release.bundle_folder import read_folder
-from compliance.release.verify import verify_bundle
-from compliance.study import open_study
-from server import coordinator, desk
-from strategies.wire import Reply, decode_error, encode_error
-from tests.federation import JURISDICTIONS, REFUSED, TRAINING, consortium, open_home
-
-
-class LocalGrid:
-    """Sites by node number; `tamper(site, kind, reply)` may return another reply or raise what the site would."""
-
-    def __init__(self, sites, tamper=None):
-        self._sites = sites
-        self.tamper = tamper or (lambda _site, _kind, reply: reply)
-
-    def ask(self, requests, timeout_s):
-        assert timeout_s > 0
-        for node, request in requests.items():
-            site = self._sites[node]
-            try:
-                yield node, self.tamper(site.name, request.kind, session.answer(site, request))
-            except ResidencyError as e:
-                yield node, decode_error(encode_error(e))
-
-
-@functools.cache
-def head_only():
-    """The main study without adapters: what the stand-in for the training process trains."""
-    return consortium().sign_study(model={**consortium().model, "adapters": None})
-
-
-class World:
-    """A hub and the sites, as they are before the first run."""
-
-    def __init__(self, root, stack):
-        self.hub = Path(
-            shutil.copytree(
-                consortium().hub,
-                root / "hub",
-                ignore=shutil.ignore_patterns("runs", "studies", "log*", "witness*", "flower"),
-            )
-        )
-        self.sites = {}
-        for number, name in enumerate(JURISDICTIONS):
-            home = consortium().copy_home(name, root / "sites")
-            self.sites[number + 1] = stack.enter_context(open_home(home))
-        self.study, self.answers = head_only().write(root / "study")
-
-    def site(self, name):
-        return next(s for s in self.sites.values() if s.name == name)
-
-    def run(self, tamper=None):
-        """One run to its end; its folder. Raises what ends it."""
-        data = self.study.read_bytes()
-        study, digest = open_study(consortium().anchor, data.rstrip(b"\n"), "study")
-        self.folder = desk._new_folder(self.hub, study, digest, data, self.answers)
-        self.folder.write_json("nodes.json", {s.name: str(n) for n, s in self.sites.items()})
-        coordinator.run(LocalGrid(self.sites, tamper), self.hub, digest)
-        return self.folder
-
-    def result(self):
-        return self.folder.result()
-
-    def events(self, name):
-        lines = (self.folder.path / "events.jsonl").read_text().splitlines()
-        return [e for e in map(json.loads, lines) if e["event"] == name]
-
-    def rows(self, number):
-        data = (self.folder.path / "rosters" / f"round-{number:03d}.json").read_bytes()
-        envelope = parse_envelope(data, "roster")
-        rows = parse_canonical(envelope.payload, "roster")["rows"]
-        return {r["site"]: r for r in rows}, {k for k, _ in envelope.signatures}
-
-    def verify(self):
-        files = build_bundle(read_folder(self.folder.path), consortium().operator, consortium().anchor)
-        return verify_bundle(files, consortium().anchor, now())
+from compliance.errors import EnvironmentFault, RunFailed
+from compliance.log.store import LogStore
+from server import desk
+from strategies.wire import Reply
+from tests.federation import REFUSED, TRAINING, consortium
+from tests.local_run import World, head_only
 
 
 @pytest.fixture
 def world(tmp_path):
     with ExitStack() as stack:
-        yield World(tmp_path, stack)
+        yield World(tmp_path).open(stack)
 
 
 def _outcomes(world, number):
@@ -227,3 +145,83 @@ def test_below_quorum_after_a_good_round_and_the_next_run_ends_with_the_same_byt
     assert models[0] == models[1]
     for name in TRAINING:  # round 2 was committed before its answers were lost: nothing is charged again
         assert world.site(name).ledger.charges(head_only().digest) == charges[name]
+
+
+# --- members that leave, runs that are cancelled or cut off ----------------------------------------------------------
+
+
+def _suspend(world, site):
+    (world.hub / "suspended").mkdir(exist_ok=True)
+    (world.hub / "suspended" / f"{site}.json").write_text("{}")
+
+
+def test_a_site_suspended_between_rounds_is_out_at_the_next_and_sent_nothing(world):
+    """Let in again before the end it hands out its evidence, and there is a release."""
+    asked = []
+
+    def tamper(site, kind, reply):
+        asked.append((site, kind))
+        if kind == "witness" and len(world.events("round")) == 1:
+            _suspend(world, "b")
+        if kind == "witness" and len(world.events("round")) == 2:
+            (world.hub / "suspended" / "b.json").unlink(missing_ok=True)
+        return reply
+
+    world.run(tamper)
+    assert _outcomes(world, 2) == {**CLEAN, "b": "refused"}
+    rows, _ = world.rows(2)
+    assert rows["b"]["reason"]["code"] == "RSD-6207"
+    assert asked.count(("b", "round")) == 1
+    assert [e["site"] for e in world.events("removed")] == ["b"]
+    assert world.verify().error is None
+
+
+def test_a_run_cancelled_while_sites_join_frees_what_they_held(world):
+    def tamper(site, kind, reply):
+        if (site, kind) == ("c", "join"):
+            desk.cancel_run(world.hub, world.folder, "wrong study")
+        return reply
+
+    world.run(tamper)
+    assert (world.result()["outcome"], world.result()["error"]["code"]) == ("cancelled", "RSD-8302")
+    for name in ("a", "b", "c"):
+        assert world.site(name).ledger.reservation(f"{name}-clinic", head_only().digest).released
+    assert world.site("d").ledger.reservation("d-clinic", head_only().digest) is None
+    assert not list((world.folder.path / "rosters").glob("*"))
+
+
+def test_a_wish_to_cancel_that_cannot_be_logged_does_not_act(world, monkeypatch):
+    def full(*_):
+        raise EnvironmentFault("RSD-5030", "no space")
+
+    world.begin()
+    monkeypatch.setattr(LogStore, "append", full)
+    with pytest.raises(EnvironmentFault):
+        desk.cancel_run(world.hub, world.folder, "wrong study")
+    assert world.folder.cancel() is None
+
+
+def test_trouble_of_the_machine_leaves_the_run_to_be_gone_on_with(world):
+    def full(site, kind, reply):
+        if kind == "round" and world.folder.state().round == 2:
+            raise OSError("no space")
+        return reply
+
+    with pytest.raises(OSError, match="no space"):
+        world.run(full)
+    assert world.result() is None
+    assert world.folder.state().phase == "sent"
+    world.go_on()
+    assert world.result()["outcome"] == "finished"
+    assert [_outcomes(world, n) for n in (1, 2)] == [CLEAN, CLEAN]
+    for name in TRAINING:
+        found = world.site(name).ledger.charges(head_only().digest)
+        assert [(c.round, c.attempt) for c in found] == [(1, 1), (2, 1)]
+    assert world.verify().error is None
+
+
+def test_a_run_that_has_ended_is_not_gone_on_with(world):
+    world.run()
+    before = (world.folder.path / "result.json").stat().st_mtime_ns
+    world.go_on(lambda *_: pytest.fail("a site was asked"))
+    assert (world.folder.path / "result.json").stat().st_mtime_ns == before

@@ -10,7 +10,7 @@ import pytest
 
 from compliance.canonical import canonical, parse_canonical
 from compliance.identity import load_signer, parse_envelope, seal
-from tests.desk import SITES, Office, enrol, make_office, node_key, ok, refused, run, signer
+from tests.desk import SITES, Office, enrol, make_office, ok, refused, run, signer
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def signed(office: Office, *sites: str) -> Path:
 
 def test_init_makes_the_whole_home(office: Office) -> None:
     names = {str(p.relative_to(office.home)) for p in office.home.rglob("*") if p.is_file()}
-    tls = {f"tls/{n}" for n in ("ca.crt", "server.crt", "server.key")}
+    tls = {f"tls/{n}" for n in ("ca.crt", "ca.key", "server.crt", "server.key")}
     assert {"consortium.json", "keys/operator.key", "keys/operator.pub.json", *tls} <= names
     assert json.loads((office.home / "consortium.json").read_bytes())["threshold"] == 2
 
@@ -154,7 +154,7 @@ def test_requests_that_are_not_what_was_asked_for(office: Office, tmp_path: Path
     admit({**payload, "jurisdiction": "CN"}, agent, 1)
     admit({**payload, "node_key": "x"}, agent, 1)
     admit({**payload, "invitation": "00" * 32}, agent, 3)
-    admit({**payload, "extra": node_key()}, agent, 3)
+    admit({**payload, "extra": "x"}, agent, 3)
     flipped = request.read_bytes().replace(b'"sig":"', b'"sig":"A', 1)
     (tmp_path / "flipped.json").write_bytes(flipped)
     assert run("consortium", "admit", tmp_path / "flipped.json", "--home", office.home, "--out", out).exit_code in {

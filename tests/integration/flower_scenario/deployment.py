@@ -8,24 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-
-from compliance.tls import make_tls
 from server.bundle_build import build_bundle
 from server.control import Control
-from server.launcher import flower_files, read_token
-from server.nodes import remember_node
+from server.flower_files import read_token
+from tests.doorstep import found
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 STUDY = "5" * 64
-
-
-def node_key(path):
-    key = ec.generate_private_key(ec.SECP384R1())
-    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def environment():
@@ -38,15 +28,13 @@ class Deployment:
     def __init__(self, base, nodes=2):
         self.base, self.home = base, base / "server"
         self.home.mkdir()
-        self.tls = make_tls(self.home / "tls")
         self.bundle, self.digest = build_bundle()
         self.approved = {self.digest}
         self.ports = (0, 0)
         self.processes, self.server, self.nodes = [], None, []
         self.names = [f"site-{i}" for i in range(nodes)]
-        for name in self.names:
-            public = node_key(base / f"{name}.key")
-            remember_node(flower_files(self.home).nodes, public)
+        self.founded = found(base, self.home, self.names)
+        self.tls = self.founded.tls
 
     def __enter__(self):
         return self
@@ -77,7 +65,8 @@ class Deployment:
         return ready
 
     def start_node(self, name):
-        args = (self.public, self.tls.ca, self.base / f"{name}.key", self.base / name, ",".join(self.approved))
+        keys = (self.base / f"{name}.crt", self.base / f"{name}.key")
+        args = (self.public, self.tls.ca, *keys, self.base / name, ",".join(self.approved))
         process = self.spawn("node_main.py", *args, log=f"{name}.log")
         self.nodes.append(process)
         return process

@@ -1,5 +1,6 @@
 """The bound on what a node takes into memory, over a server that is a dictionary of objects."""
 
+import ssl
 import threading
 
 import numpy as np
@@ -12,7 +13,6 @@ from flwr.supercore.task_identity import TaskIdentity
 from client.fleet import Fleet
 from compliance.canonical import canonical
 from compliance.errors import Refused
-from compliance.tls import make_tls
 from strategies import flwr_private
 from strategies.wire import Request, decode_request, encode_request
 
@@ -28,9 +28,10 @@ class MemoryFleet(Fleet):
 
 
 @pytest.fixture
-def fleet(tmp_path):
-    ca = make_tls(tmp_path).ca.read_bytes()
-    made = MemoryFleet("127.0.0.1:1", ca, ec.generate_private_key(ec.SECP384R1()), threading.Event())
+def fleet():
+    made = MemoryFleet(
+        "127.0.0.1:1", ssl.create_default_context(), ec.generate_private_key(ec.SECP384R1()), threading.Event()
+    )
     made._node = made._f.Node(node_id=1)
     yield made
     made._client.close()

@@ -1,6 +1,7 @@
 """What goes out beside a reply: nothing that follows the site's data."""
 
 import inspect
+import ssl
 import threading
 import time
 
@@ -15,7 +16,6 @@ from flwr.supercore.task_identity import TaskIdentity
 from client import fleet as module
 from client.node import NodeConfig, answer_message
 from compliance.canonical import canonical
-from compliance.tls import make_tls
 from strategies.wire import Reply, Request, encode_reply, encode_request
 
 
@@ -32,9 +32,10 @@ class PushedFleet(module.Fleet):
 
 
 @pytest.fixture
-def fleet(tmp_path):
-    ca = make_tls(tmp_path).ca.read_bytes()
-    made = PushedFleet("127.0.0.1:1", ca, ec.generate_private_key(ec.SECP384R1()), threading.Event())
+def fleet():
+    made = PushedFleet(
+        "127.0.0.1:1", ssl.create_default_context(), ec.generate_private_key(ec.SECP384R1()), threading.Event()
+    )
     made._node = made._f.Node(node_id=1)
     made.pushed = []
     yield made
@@ -56,7 +57,14 @@ def test_the_running_time_of_a_reply_is_not_sent(fleet, asked, tmp_path, monkeyp
         return Message(encode_reply(Reply(canonical({}), np.zeros(3, np.float32))), reply_to=asked)
 
     monkeypatch.setattr("client.node._answer", slow)
-    config = NodeConfig(server_address="", ca=tmp_path, node_key=tmp_path, home=tmp_path, approved_bundles=frozenset)
+    config = NodeConfig(
+        server_address="",
+        ca=tmp_path,
+        certificate=tmp_path,
+        node_key=tmp_path,
+        home=tmp_path,
+        approved_bundles=frozenset,
+    )
     answer_message(config, lambda: None, fleet, asked, None)
     (request,) = [r for r in fleet.pushed if hasattr(r, "clientapp_runtime_list")]
     assert list(request.clientapp_runtime_list) == [0.0]

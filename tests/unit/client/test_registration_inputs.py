@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from client import registration
+from client import enrolment, registration
 from client.home import AgentHome
 from compliance.errors import CheckFailed
 from compliance.identity import seal
 from compliance.trust.root import parse_trust
 from tests.desk import ok, refused, run
-from tests.federation import consortium, day, main_study
+from tests.federation import DATA_TERMS, consortium, day, main_study
 from tests.tiny_bert import write_table
 
 
@@ -27,22 +27,12 @@ def _state(home):
     return {p: p.read_bytes() for p in sorted(home.rglob("*")) if p.is_file() and p.suffix in {".json", ".csv"}}
 
 
-def _add(home, path, *more):
-    return (
-        "agent",
-        "dataset",
-        "add",
-        "extra",
-        "--home",
-        home,
-        "--path",
-        path,
-        "--source",
-        "x",
-        "--id-column",
-        "patient_id",
-        *more,
-    )
+GROUND = ("--legal-basis", "9(2)(j)", "--purpose", "scientific_research", "--expires", "2099-12-31")
+
+
+def _add(home, path, name="extra", source="x"):
+    return ("agent", "dataset", "add", name, "--home", home, "--path", path, "--source", source,
+            "--id-column", "patient_id", *GROUND)  # fmt: skip
 
 
 # --- datasets -------------------------------------------------------------------------------------------------------
@@ -80,22 +70,7 @@ def test_a_data_file_that_cannot_be_used(home, tmp_path, name, content, code):
 
 def test_a_name_that_is_taken(home, tmp_path):
     table = write_table(tmp_path / "t.csv", 20)
-    error = refused(
-        3,
-        "RSD-1230",
-        "agent",
-        "dataset",
-        "add",
-        "thyroid",
-        "--home",
-        home,
-        "--path",
-        table,
-        "--source",
-        "x",
-        "--id-column",
-        "patient_id",
-    )
+    error = refused(3, "RSD-1230", *_add(home, table, "thyroid"))
     assert error["found"] == "thyroid"
 
 
@@ -104,8 +79,7 @@ def test_a_name_that_is_none_leaves_nothing_behind(home, tmp_path, name):
     """A registry that can be written but not read again would lock the agent out of its own data."""
     table = write_table(tmp_path / "t.csv", 20)
     before = _state(home)
-    result = run("agent", "dataset", "add", name, "--home", home, "--path", table, "--source", "x",
-                 "--id-column", "patient_id", "--json")  # fmt: skip
+    result = run(*_add(home, table, name), "--json")
     assert result.exit_code == 3, result.output
     assert json.loads(result.stdout)["error"]["code"].startswith("RSD-")
     assert _state(home) == before
@@ -116,8 +90,7 @@ def test_a_copy_of_known_rows_inherits_their_ledger(home, tmp_path):
     """Under another name, in another order, with fewer rows: the population is the same, and so is its budget."""
     lines = (consortium().root / "a.csv").read_text().splitlines()
     copy = _table(tmp_path, "copy.csv", "\n".join([lines[0], *reversed(lines[50:120])]).encode())
-    added = ok("agent", "dataset", "add", "fresh", "--home", home, "--path", copy, "--source", "fresh",
-               "--id-column", "patient_id")  # fmt: skip
+    added = ok(*_add(home, copy, "fresh", "fresh"))
     assert (added["source"], added["inherited"]) == ("a-clinic", True)
 
 
@@ -125,14 +98,14 @@ def test_one_known_row_among_new_ones_is_enough(home, tmp_path):
     lines = (consortium().root / "a.csv").read_text().splitlines()
     fresh = [f"1.0,50,-,{50_000 + i}" for i in range(30)]
     mixed = _table(tmp_path, "mixed.csv", "\n".join([lines[0], *fresh, lines[7]]).encode())
-    source, shared = registration.add_dataset(AgentHome(home), "mixed", mixed, "fresh", ["patient_id"])
-    assert (source, shared) == ("a-clinic", 1)
+    added = registration.add_dataset(AgentHome(home), "mixed", mixed, "fresh", ["patient_id"], DATA_TERMS)
+    assert (added.record.source, added.known.by_identifier) == ("a-clinic", {"a-clinic"})
 
 
 def test_rows_of_two_populations_are_refused(home, tmp_path):
     header = "TSH,age,target,patient_id"
     other = _table(tmp_path, "other.csv", f"{header}\n1,50,-,70001\n".encode())
-    registration.add_dataset(AgentHome(home), "other", other, "second", ["patient_id"])
+    registration.add_dataset(AgentHome(home), "other", other, "second", ["patient_id"], DATA_TERMS)
     lines = (consortium().root / "a.csv").read_text().splitlines()
     both = _table(tmp_path, "both.csv", "\n".join([lines[0], lines[1], "1,50,-,70001"]).encode())
     before = _state(home)
@@ -245,7 +218,7 @@ def test_a_policy_of_another_signatory_is_not_installed(home, tmp_path):
     record = json.loads(_payload(consortium().sign_policy("a")))
     path.write_bytes(seal(record, consortium().signatories["b"]).encode())
     with pytest.raises(CheckFailed):
-        registration.install_policy(AgentHome(home), path)
+        enrolment.install_policy(AgentHome(home), path)
 
 
 def _payload(data):

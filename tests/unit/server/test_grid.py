@@ -1,14 +1,19 @@
 """FastGrid over a grid of Flower's public interface that answers from memory, with messages as Flower makes them."""
 
+from datetime import timedelta
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from compliance.canonical import canonical
+from compliance.clock import now
+from compliance.error_reply import encode_error
 from compliance.errors import PeerUnreachable, Refused, RunFailed
 from server.grid import FastGrid
-from strategies.wire import Reply, Request, decode_request, encode_error, encode_reply
+from strategies.wire import Reply, Request, decode_request, encode_reply
 
 BODY = canonical({"round": 1})
 
@@ -25,9 +30,13 @@ class MemoryGrid:
 
     def __init__(self, answers, delay=0):
         self.answers, self.delay, self.pending, self.looks, self.sent = answers, delay, {}, 0, []
+        self.activated = {}
 
     def get_node_ids(self):
         return list(self.answers)
+
+    def get_nodes(self):
+        return [SimpleNamespace(node_id=n, last_activated_at=at) for n, at in self.activated.items()]
 
     def push_messages(self, messages):
         (message,) = messages
@@ -118,3 +127,56 @@ def test_an_answer_to_another_question_is_dropped():
 
 def test_nodes_are_listed_in_order():
     assert FastGrid(MemoryGrid({3: None, 1: None})).node_ids() == (1, 3)
+
+
+# --- nodes that go away and come back --------------------------------------------------------------------------------
+
+
+class ReturningGrid(MemoryGrid):
+    """A node that is lost at first and answers when it is asked again; `back` is when it connected again."""
+
+    def __init__(self, first, back=""):
+        super().__init__({1: first})
+        self.first, self.back = first, back
+
+    def push_messages(self, messages):
+        ids = super().push_messages(messages)
+        self.answers[1] = replying(None)
+        self.activated = {1: self.back or (now() + timedelta(seconds=1)).isoformat()}
+        return ids
+
+
+def _asked(grid, patience, timeout=8.0, stop=lambda: None):
+    return list(FastGrid(grid).ask({1: Request("round", BODY, np.ones(3, np.float32))}, timeout, patience, stop))
+
+
+@pytest.mark.parametrize("first", [failing(5, "Node Unavailable"), "lost", None])
+def test_a_node_that_comes_back_is_asked_again(first):
+    """Lost while it worked, not there when asked, or back with nothing of what it was sent."""
+    grid = ReturningGrid(first)
+    ((node, answer),) = _asked(grid, {1: 8.0})
+    assert (node, type(answer), len(grid.sent)) == (1, Reply, 2)
+
+
+def test_without_patience_a_lost_node_is_lost_at_once():
+    ((_, answer),) = _asked(ReturningGrid(failing(5, "Node Unavailable")), {})
+    assert answer.code == "RSD-6105"
+
+
+def test_a_node_that_stays_away_is_lost_when_patience_ends():
+    grid = ReturningGrid(failing(5, "Node Unavailable"))
+    grid.push_messages = lambda messages: MemoryGrid.push_messages(grid, messages)  # it never connects again
+    ((_, answer),) = _asked(grid, {1: 1.5})
+    assert (answer.code, len(grid.sent)) == ("RSD-6105", 1)
+
+
+def test_a_node_that_stayed_connected_is_not_asked_twice():
+    grid = ReturningGrid(None, back=(now() - timedelta(seconds=60)).isoformat())
+    ((_, answer),) = _asked(grid, {1: 8.0}, timeout=2.5)
+    assert (answer.code, len(grid.sent)) == ("RSD-6102", 1)
+
+
+def test_stop_answers_for_all_who_have_not():
+    over = PeerUnreachable("RSD-8303", "the run was cancelled")
+    ((_, answer),) = _asked(MemoryGrid({1: None}), {}, stop=lambda: over)
+    assert answer is over

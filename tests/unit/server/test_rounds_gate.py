@@ -6,15 +6,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from compliance.canonical import parse_canonical, sha256_hex
-from compliance.errors import PeerUnreachable, Refused, RunFailed
+from compliance.canonical import sha256_hex
+from compliance.errors import CheckFailed, PeerUnreachable, Refused, RunFailed
 from compliance.identity import new_signer, parse_envelope, seal
 from compliance.messages import CheckpointOffer, LayoutEntry, RoundReply, encode
-from compliance.roster import EntryRef, Roster
+from compliance.roster import EntryRef
 from compliance.study import Aggregation, Study
 from compliance.validation import load_model
+from server import coordinator
 from server.rounds import Rounds, merge_signatures, server_rule
 from server.run_folder import RunFolder
+from server.run_state import Cause, new_state
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.wire import Reply
@@ -56,29 +58,44 @@ class Grid:
     def __init__(self, answers):
         self.answers = answers
 
-    def ask(self, requests, timeout_s):
+    def ask(self, requests, timeout_s, patience_s, stop):
         assert timeout_s == 60.0  # the study's own deadline
-        self.requests = requests
+        assert stop() is None
+        self.requests, self.patience = requests, patience_s
         yield from ((node, answer) for node, answer in self.answers if node in requests)
 
 
-class Run:
+class Run(coordinator.Run):
     """What `Rounds` uses of a run; its folder and its signature are real."""
 
-    def __init__(self, root, answers, signer, **changes):
+    def __init__(self, root, answers, signer, members=TRAINING, **changes):
+        state = {k: changes.pop(k) for k in ("left_out", "absent") if k in changes}
         self.study = load_model(Study, study_json(MODEL, **changes), "RSD-2007", "study")
         self.digest = "cd" * 32
         self.folder = RunFolder(root)
         root.mkdir(parents=True, exist_ok=True)
+        self.folder.write_layout(LAYOUT)
         self.nodes = {s.name: i + 1 for i, s in enumerate(self.study.sites)}
         self.grid = Grid([(self.nodes[site], answer) for site, answer in answers])
         self.signer = signer
         self.desk = SimpleNamespace(show=lambda *_: None)
-        self.absent, self.left_out, self.recorded = {}, {}, []
+        self.out = {}
+        self.standing = SimpleNamespace(removed=self.out.get)
+        self.recorded = []
+        self.state = new_state(self.digest)
+        self.move("joined", members=members, allowed={m: _ref(1) for m in members}, **state)
 
-    def record(self, kind, body):
-        self.recorded.append((kind, body))
-        return _ref(len(self.recorded))
+    def record(self, kind, *bodies):
+        self.recorded += [(kind, body) for body in bodies]
+
+
+def one_round(run):
+    """One round as the coordinator plays it; its roster."""
+    rounds = Rounds(run)
+    rounds.begin()
+    rounds.play()
+    rounds.check_quorum()
+    return run.folder.roster(run.state.round)[0]
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +103,10 @@ def signer():
     return new_signer("operator", OPERATOR, day(-1), day(10))
 
 
-def play(root, answers, signer, members=TRAINING, **changes):
-    """One round; (roster, the next global model)."""
+def play(root, answers, signer, **changes):
+    """One round; (roster, the next global model, run)."""
     run = Run(root, answers, signer, **changes)
-    rounds = Rounds(run, members, {m: _ref(1) for m in members}, LAYOUT)
-    data = rounds.play(1)
-    roster = load_model(Roster, parse_canonical(parse_envelope(data, "r").payload, "r"), "RSD-1210", "roster")
-    return roster, (root / "snapshots" / "round-001.f32").read_bytes(), run
+    return one_round(run), (root / "snapshots" / "round-001.f32").read_bytes(), run
 
 
 HONEST = {site: reply(site) for site in TRAINING}
@@ -160,12 +174,16 @@ def test_a_second_answer_of_a_site_counts_once(tmp_path, signer):
 
 
 def test_every_site_of_the_study_has_a_row(tmp_path, signer):
-    run = Run(tmp_path / "run", [(s, HONEST[s]) for s in ("a", "b")], signer)
-    run.left_out["e"] = (Refused("RSD-3100", "no basis", rule="eu.no-basis"), (_ref(9),))
-    run.absent["d"] = Refused("RSD-2207", "not approved")
-    rounds = Rounds(run, ("a", "b"), {"a": _ref(1), "b": _ref(1)}, LAYOUT)
-    data = rounds.play(1)
-    roster = load_model(Roster, parse_canonical(parse_envelope(data, "r").payload, "r"), "RSD-1210", "roster")
+    basis = Refused("RSD-3100", "no basis", rule="eu.no-basis")
+    run = Run(
+        tmp_path / "run",
+        [(s, HONEST[s]) for s in ("a", "b")],
+        signer,
+        members=("a", "b"),
+        left_out={"e": Cause.of(basis, (_ref(9),))},
+        absent={"d": Cause.of(Refused("RSD-2207", "not approved"))},
+    )
+    roster = one_round(run)
     found = {r.site: (r.outcome, r.reason.code if r.reason else "") for r in roster.rows}
     assert found == {
         "a": ("contributed", ""),
@@ -254,3 +272,74 @@ def test_a_roster_that_a_site_changed_is_left_aside():
     changed = seal({"schema": "residency.roster/1", "round": 2, "at": day(0)}, made.operator, _agent("a")).encode()
     roster, merged = _merged(lambda _: {"a": changed})
     assert merged == dict(roster.signatures)
+
+
+# --- members that leave, and rounds that are gone on with ------------------------------------------------------------
+
+
+def test_a_removed_site_is_out_at_the_next_round_with_its_reason(tmp_path, signer):
+    run = Run(tmp_path / "run", [(s, HONEST[s]) for s in TRAINING], signer)
+    one_round(run)
+    run.out["b"] = Refused("RSD-6207", "the operator has suspended b")
+    second = one_round(run)
+    assert (second.row("b").outcome, second.row("b").reason.code) == ("refused", "RSD-6207")
+    assert second.recipients == ("a", "c", "d")
+    assert run.nodes["b"] not in run.grid.requests
+    assert [b["recipient"] for kind, b in run.recorded if kind == "transfer" and b["round"] == 2] == ["a", "c", "d"]
+
+
+def test_a_site_that_was_removed_stays_out(tmp_path, signer):
+    run = Run(tmp_path / "run", [(s, HONEST[s]) for s in TRAINING], signer)
+    run.out["b"] = Refused("RSD-6207", "the operator has suspended b")
+    one_round(run)
+    run.out.clear()
+    assert "b" not in one_round(run).recipients
+
+
+def test_below_quorum_after_removals_the_run_fails_with_the_reasons(tmp_path, signer):
+    run = Run(tmp_path / "run", [(s, HONEST[s]) for s in TRAINING], signer)
+    run.out.update({s: Refused("RSD-6207", "suspended") for s in "bcd"})
+    with pytest.raises(RunFailed) as failed:
+        Rounds(run).begin()
+    assert (failed.value.code, failed.value.found, failed.value.limit) == ("RSD-8200", "1", "2")
+    assert "b: RSD-6207 suspended" in failed.value.message
+
+
+ADAM = {"rule": "fedadam", "server_rate_micro": 100_000}
+
+
+def test_rounds_that_are_gone_on_with_give_the_model_of_rounds_in_one_go(tmp_path, signer):
+    answers = [(s, HONEST[s]) for s in TRAINING]
+    whole = Run(tmp_path / "whole", answers, signer, aggregation=ADAM)
+    rounds = Rounds(whole)
+    for _ in range(2):
+        rounds.begin()
+        rounds.play()
+    cut = Run(tmp_path / "cut", answers, signer, aggregation=ADAM)
+    for _ in range(2):
+        one_round(cut)  # with new `Rounds` each time, as after a restart
+    models = [(tmp_path / n / "snapshots" / "round-002.f32").read_bytes() for n in ("whole", "cut")]
+    assert models[0] == models[1]
+
+
+@pytest.mark.parametrize("name", ["snapshots/round-001.f32", "rule/round-001.momentum.f64"])
+def test_rounds_do_not_go_on_from_a_damaged_folder(tmp_path, signer, name):
+    run = Run(tmp_path / "run", [(s, HONEST[s]) for s in TRAINING], signer, aggregation=ADAM)
+    one_round(run)
+    file = tmp_path / "run" / name
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(CheckFailed) as failed:
+        Rounds(run)
+    assert failed.value.code == "RSD-8306"
+
+
+def test_a_roster_that_is_in_the_folder_stands(tmp_path, signer):
+    run = Run(tmp_path / "run", [(s, HONEST[s]) for s in TRAINING], signer)
+    rounds = Rounds(run)
+    rounds.begin()
+    rounds.play()
+    before = run.folder.roster(1)[1].digest
+    run.move("sent")  # as if the crash had come before the step was written
+    run.grid.answers = [("a", HONEST["a"])]
+    Rounds(run).play()
+    assert run.folder.roster(1)[1].digest == before

@@ -8,7 +8,8 @@ from cryptography import x509
 
 from compliance.clock import now
 from compliance.errors import InputError
-from compliance.tls import certificate_days_left, make_tls, tls_files
+from compliance.pki import renew_server_certificate
+from compliance.tls import CA_DAYS, certificate_days_left, make_tls, tls_files
 
 
 def handshake(files, host, ca=None):
@@ -45,23 +46,68 @@ def test_another_ca_does_not_vouch_for_the_server(tmp_path):
         handshake(files, "localhost", other.ca)
 
 
-def test_the_key_is_private_and_the_ca_key_is_not_kept(tmp_path):
+def test_both_keys_are_private_and_the_ca_outlives_its_certificates(tmp_path):
     files = make_tls(tmp_path)
     assert files == tls_files(tmp_path)
-    assert files.key.stat().st_mode & 0o777 == 0o600
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ca.crt", "server.crt", "server.key"]
+    assert {p.stat().st_mode & 0o777 for p in (files.key, files.ca_key)} == {0o600}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ca.crt", "ca.key", "server.crt", "server.key"]
     ca = x509.load_pem_x509_certificate(files.ca.read_bytes())
     assert ca.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
     assert ca.public_key().curve.name == "secp256r1"
+    assert certificate_days_left(files.ca, now()) in {CA_DAYS - 1, CA_DAYS}
+
+
+@pytest.mark.parametrize("name", ["ca.crt", "ca.key", "server.crt", "server.key"])
+def test_a_second_root_is_never_made(tmp_path, name):
+    files = make_tls(tmp_path)
+    kept = (tmp_path / name).read_bytes()
+    for path in (files.ca, files.ca_key, files.certificate, files.key):
+        if path.name != name:
+            path.unlink()
+    with pytest.raises(InputError) as e:
+        make_tls(tmp_path)
+    assert e.value.code == "RSD-6204"
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {name: kept}
+
+
+def test_a_renewed_certificate_is_of_the_same_ca_and_key(tmp_path):
+    files = make_tls(tmp_path, days=1)
+    before = {p: p.read_bytes() for p in (files.ca, files.ca_key, files.key)}
+    old = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+    assert renew_server_certificate(tmp_path, ("fl.example.org",), 90) == files
+    new = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+    assert {p: p.read_bytes() for p in before} == before
+    assert (new.public_key(), new.serial_number != old.serial_number) == (old.public_key(), True)
+    assert certificate_days_left(files.certificate, now()) in {89, 90}
+    handshake(files, "fl.example.org")
+
+
+@pytest.mark.parametrize("name", ["ca.crt", "ca.key", "server.key"])
+@pytest.mark.parametrize("damage", ["gone", "garbage", "another"])
+def test_a_renewal_needs_the_whole_root(tmp_path, name, damage):
+    files = make_tls(tmp_path / "a")
+    other = make_tls(tmp_path / "b")
+    before = files.certificate.read_bytes()
+    path = tmp_path / "a" / name
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"garbage" if damage == "garbage" else (other.ca.parent / name).read_bytes())
+    if (name, damage) == ("server.key", "another"):
+        return  # any EC key may be certified by its owner
+    with pytest.raises(InputError) as e:
+        renew_server_certificate(tmp_path / "a", (), 90)
+    assert e.value.code == "RSD-6204"
+    assert files.certificate.read_bytes() == before
 
 
 def test_days_left(tmp_path):
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    path = make_tls(tmp_path, days=30, at=start).certificate
+    path = make_tls(tmp_path / "a", days=30, at=start).certificate
     assert certificate_days_left(path, start) == 30
     assert certificate_days_left(path, start + timedelta(days=29, hours=1)) == 0
     assert certificate_days_left(path, start + timedelta(days=31)) == -1
-    assert certificate_days_left(make_tls(tmp_path).certificate, now()) in {364, 365}
+    assert certificate_days_left(make_tls(tmp_path / "b").certificate, now()) in {364, 365}
 
 
 def test_no_certificate_and_no_host_name(tmp_path):

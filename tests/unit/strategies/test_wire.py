@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from compliance.canonical import canonical
+from compliance.error_reply import decode_error, encode_error
 from compliance.errors import InputError, InternalBug, PeerUnreachable, Refused, ResidencyError, RunFailed, error_class
 from strategies import wire
 from strategies.wire import Reply, Request
@@ -128,7 +129,7 @@ TEXTS = st.text(st.characters(codec="ascii", categories=["L", "N", "Zs"]))
 @given(EXITS, TEXTS)
 def test_an_error_keeps_its_class_and_texts(exit_code, text):
     error = error_class(exit_code)("RSD-1104", text, rule=text, found=text, limit=text, next=text)
-    back = wire.decode_error(wire.encode_error(error))
+    back = decode_error(encode_error(error))
     assert type(back) is type(error)
     assert back.as_json() == {k: v[:1000] for k, v in error.as_json().items()}
 
@@ -138,7 +139,7 @@ REASONS = st.builds(lambda d: canonical(d).decode(), st.dictionaries(st.text(), 
 
 @given(st.text(max_size=60) | REASONS)
 def test_any_other_reason_is_a_failed_run_and_never_an_exception(reason):
-    error = wire.decode_error(reason)
+    error = decode_error(reason)
     assert isinstance(error, RunFailed)
     assert error.code == "RSD-8101"
     assert error.found.isprintable()
@@ -149,16 +150,16 @@ def test_any_other_reason_is_a_failed_run_and_never_an_exception(reason):
 )
 def test_a_forged_error_is_shown_as_foreign(change):
     fields = {**Refused("RSD-1104", "no").as_json(), "exit": 4, **change}
-    assert wire.decode_error(canonical(fields).decode()).code == "RSD-8101"
+    assert decode_error(canonical(fields).decode()).code == "RSD-8101"
 
 
 def test_an_unknown_exit_code_becomes_a_bug():
     fields = {**PeerUnreachable("RSD-6101", "no").as_json(), "exit": 99}
-    error: ResidencyError = wire.decode_error(canonical(fields).decode())
+    error: ResidencyError = decode_error(canonical(fields).decode())
     assert type(error) is InternalBug
 
 
 def test_an_endless_reason_is_cut():
-    assert wire.decode_error("x" * 10**7).code == "RSD-8101"
+    assert decode_error("x" * 10**7).code == "RSD-8101"
     long = Refused("RSD-1104", "m" * 9000, rule="r" * 9000, found="f" * 9000, limit="l" * 9000, next="n" * 9000)
-    assert wire.decode_error(wire.encode_error(long)).code == "RSD-1104"
+    assert decode_error(encode_error(long)).code == "RSD-1104"

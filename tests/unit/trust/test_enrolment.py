@@ -32,6 +32,8 @@ CONFIG = Consortium(
     operator=Organisation(name=OPERATOR, jurisdiction="IE"),
     threshold=2,
     server="localhost:9092",
+    governance="localhost:9093",
+    enrolment="localhost:9094",
 )
 
 
@@ -39,10 +41,10 @@ def invitation(site: str = "berlin", jurisdiction: str = "DE") -> Invitation:
     return open_invitation(make_invitation(CONFIG, WORLD.operator, site, jurisdiction, "PEM").encode())
 
 
-def request(invited: Invitation, agent: Signer | None = None, node: str | None = None) -> bytes:
+def request(invited: Invitation, agent: Signer | None = None) -> bytes:
     site = invited.site
     keys = (WORLD.signatories[site].identity, WORLD.dpos[site].identity)
-    return make_request(invited, agent or WORLD.agents[site], *keys, node or node_key()).encode()
+    return make_request(invited, agent or WORLD.agents[site], *keys, node_key()).encode()
 
 
 def altered(data: bytes, by: Signer, **changes: Any) -> bytes:

@@ -1,0 +1,145 @@
+"""Checkpoints between runs, on the site's side: show its own, cosign the others', keep the cosignatures on its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from client.books import Books
+from client.governance import GovernanceClient
+from client.standing import Standing
+from client.witnessing import cosign, keep
+from compliance.errors import ResidencyError
+from compliance.governance import ExchangeReply, ExchangeRequest
+from compliance.log import checkpoint, note
+from compliance.messages import CheckpointOffer, CosignedLine
+
+_QUIET: Final = frozenset({"cosign"})  # alone no reason to ask for cosignatures: every site would answer every other
+_STALE_PROOF: Final = "RSD-5043"
+_REMEMBERED: Final = 1000  # refused things, so that each is reported once
+_CALLS_AT_MOST: Final = 3  # of one turn: the offer, once more with other proofs, and what was cosigned meanwhile
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds: how often the others are asked, and how soon after the last time a log that has grown is shown."""
+
+    every_s: float = 60.0
+    grown_s: float = 10.0
+
+
+class Circulation:
+    """One site's turns at the exchange, over one set of books."""
+
+    def __init__(
+        self, books: Books, standing: Standing, pace: Pace, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._books, self._standing, self._pace, self._clock = books, standing, pace, clock
+        self._last: float | None = None
+        self._shown = 0  # size of this log up to which others were told, or need not be
+        self._kept: dict[str, CosignedLine] = {}  # witness -> its last line
+        self._refused: set[str] = set()
+        self._known = ""
+        self._in_run = False
+
+    def turn(self, client: GovernanceClient) -> list[ResidencyError]:
+        """Exchange if it is time; what was refused on the way, each thing once. Every refusal is in the log.
+
+        Among what is returned is RSD-1225: this log is older than the one that the operator has seen; nothing is
+        cosigned then. Raises PeerUnreachable RSD-6301, Refused RSD-3100 (checkpoints may not leave).
+        """
+        size = self._books.log.size
+        grown = self._grown(size)
+        wait_s = self._pace.grown_s if grown and not self._in_run else self._pace.every_s
+        if self._last is not None and self._clock() - self._last < wait_s:
+            return []
+        self._standing.check("log_checkpoint")
+        self._last = self._clock()
+        found: list[ResidencyError] = []
+        asked = grown
+        for _ in range(_CALLS_AT_MOST):
+            offer = self._books.offer() if asked else None
+            reply = client.exchange(self._request(offer))
+            told = self._take(reply, found)
+            lacking = offer is not None and bool(reply.refused) and not _proves(offer, reply.wanted)
+            self._in_run = offer is not None and not reply.shown and not reply.refused
+            if reply.shown:
+                self._shown, asked = size, False
+            if not (lacking or told):
+                break
+        return found
+
+    def _grown(self, size: int) -> bool:
+        """Whether the log holds something to show; what need not be shown is not looked at twice."""
+        grown = any(e.kind not in _QUIET for e in self._books.log.entries(min(self._shown, size), size))
+        self._shown = self._shown if grown else size
+        return grown
+
+    def _request(self, offer: CheckpointOffer | None) -> ExchangeRequest:
+        held: dict[str, int] = {}
+        given: list[CosignedLine] = []
+        for origin in others(self._books):
+            text = self._books.witness.last_note(origin)
+            if text:
+                signed = note.parse(text)
+                held[origin] = size = checkpoint.parse_text(signed.text).size
+                lines = [s.line() for s in signed.signatures if s.name == self._books.witness.name]
+                given += [
+                    CosignedLine(origin=origin, size=size, witness=self._books.witness.name, line=t) for t in lines
+                ]
+        return ExchangeRequest(offer=offer, held=held, given=tuple(given))
+
+    def _take(self, reply: ExchangeReply, found: list[ResidencyError]) -> bool:
+        """Keep and cosign what came; whether something was cosigned that the others have yet to hear of."""
+        self._books.prove_from(reply.wanted)
+        if reply.known != self._known:
+            if not self._try(partial(self._books.check_not_restored, reply.known), reply.known, found):
+                return False  # this log is not the one that was cosigned: it vouches for nobody else's
+            self._known = reply.known
+        for line in reply.cosigned:
+            if self._kept.get(line.witness) != line:
+                self._try(partial(keep, self._books, line), line.line, found)
+                self._kept[line.witness] = line
+        told = False
+        for offer in reply.offers:
+            if self._is_news(offer):
+                told |= self._try(partial(cosign, self._books, offer, ""), offer.note, found)
+        return told
+
+    def _is_news(self, offer: CheckpointOffer) -> bool:
+        """Not one that was cosigned here, and not an older one than that: those travel late, and prove nothing."""
+        last = self._books.witness.last(offer.origin)
+        if last is None or offer.note in self._refused:
+            return offer.note not in self._refused
+        found = checkpoint.parse_text(note.parse(offer.note).text)
+        return found.size >= last[0] and (found.size, found.root) != last
+
+    def _try(self, act: Callable[[], object], name: str, found: list[ResidencyError]) -> bool:
+        if name in self._refused:
+            return False
+        try:
+            act()
+        except ResidencyError as e:
+            if e.code == _STALE_PROOF:  # something was cosigned in the meantime: the next turn gets the right proof
+                return False
+            if len(self._refused) >= _REMEMBERED:
+                self._refused.clear()
+            self._refused.add(name)
+            self._books.record_refusal(e, "")
+            found.append(e)
+            return False
+        return True
+
+
+def others(books: Books) -> list[str]:
+    """The logs that this site witnesses: those of the other members."""
+    trust = books.anchor.trust
+    names = [trust.operator.name, *(s.name for s in trust.sites if s.name != books.name)]
+    return [trust.log_origin(name) for name in names]
+
+
+def _proves(offer: CheckpointOffer, sizes: tuple[int, ...]) -> bool:
+    return {str(s) for s in sizes} <= set(offer.proofs)

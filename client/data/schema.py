@@ -1,0 +1,57 @@
+"""What may be told of an extract: columns with their types, and a rounded number of rows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pandas as pd
+from pandas.api import types
+
+from client.home import Column
+from compliance.errors import InputError
+
+_LEAST = 10
+
+
+def declared_count(rows: int) -> int:
+    """`rows` rounded to two significant digits, at least to tens, half up; never below 10.
+
+    2394 is 2400, 255 is 260, 71 is 70, 3 is 10. This is the only number of rows that is stored, logged or shown.
+    """
+    unit = max(_LEAST, int(10 ** (len(str(rows)) - 2)))
+    return max(_LEAST, (2 * rows + unit) // (2 * unit) * unit)
+
+
+def columns_of(table: pd.DataFrame) -> tuple[Column, ...]:
+    """Name and type of each column, in order, and nothing of the values.
+
+    Raises InputError RSD-2401 for a name that is no text or is longer than 200 characters, or is a bare number: then
+    the first record stands in the place of the header.
+    """
+    for name in table.columns:
+        if not isinstance(name, str) or not name.strip() or len(name) > 200 or _numeric(name):
+            raise InputError(
+                "RSD-2401",
+                "the extract has no header",
+                rule="the first line names the columns",
+                found="a column name that is a number, empty, or very long",
+                limit="names",
+                next="export the extract with a header line",
+            )
+    return tuple(Column(name=str(name), type=_type(table[name])) for name in table.columns)
+
+
+def _numeric(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _type(column: pd.Series) -> Literal["integer", "number", "truth", "text"]:
+    if types.is_bool_dtype(column):
+        return "truth"
+    if types.is_integer_dtype(column):
+        return "integer"
+    return "number" if types.is_numeric_dtype(column) else "text"

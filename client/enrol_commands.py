@@ -1,0 +1,93 @@
+"""`residency agent enroll`: keys, the operator's certificate, the trust file and the site policy."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from client.command_options import FILE, HOME, at_home
+from client.home import AgentHome
+from compliance.cli import Result, command
+from compliance.clock import now, rfc3339
+from compliance.errors import InputError, UsageError
+from compliance.files import read_bytes, write_durably
+from compliance.identity import load_public
+from compliance.trust.enrol import open_invitation
+
+
+@click.command("enroll")
+@click.argument("invitation", type=FILE, required=False)
+@HOME
+@click.option("--signatory", type=FILE, help="Public key file of the signatory (made elsewhere).")
+@click.option("--dpo", type=FILE, help="Public key file of the data-protection officer (made elsewhere).")
+@click.option("--out", type=FILE, help="Write the request here instead of sending it to the enrolment door.")
+@click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How long its key may sign.")
+@click.option("--certificate", type=FILE, help="Install this certificate, which the operator sent as a file.")
+@click.option("--trust", type=FILE, help="Install this trust file.")
+@click.option("--policy", type=FILE, help="Install this signed site policy.")
+@command("residency.agent.enroll/1")
+def enroll(invitation: Path | None, home: Path, out: Path | None, days: int, **files: Path | None) -> Result:
+    """Make the agent's keys and enrol with an INVITATION; later, install the trust file and the site policy.
+
+    The request goes to the operator's enrolment door, and the certificate comes back; repeat the command if the reply
+    was lost. With --out it becomes a file for the operator instead, and the certificate comes with --certificate.
+
+    \b
+    Example: residency agent enroll invitation.json --signatory s.pub.json --dpo d.pub.json --home /srv/residency
+    """
+    lines: list[str] = []
+    if invitation is not None:
+        lines += _enrol(home, invitation, out, days, (files["signatory"], files["dpo"]))
+    elif not any(files[name] for name in ("certificate", "trust", "policy")):
+        raise UsageError(
+            "RSD-1233", "give an INVITATION, --certificate, --trust or --policy", next="see agent enroll -h"
+        )
+    opened = at_home(home)
+    lines += _install(opened, files["certificate"], files["trust"], files["policy"])
+    return Result({"home": str(home), "site": opened.config.site}, lines)
+
+
+def _enrol(home: Path, file: Path, out: Path | None, days: int, people: tuple[Path | None, Path | None]) -> list[str]:
+    from client import enrolment  # noqa: PLC0415 - loads the law engine
+
+    signatory, dpo = people
+    if signatory is None or dpo is None:
+        raise UsageError("RSD-1233", "an invitation needs --signatory and --dpo", next="see agent enroll -h")
+    if out is not None and out.exists():
+        raise InputError("RSD-1234", f"{out} exists already", next="choose another --out")
+    until = rfc3339(now() + timedelta(days=days))
+    request = enrolment.enrol(home, file, load_public(signatory), load_public(dpo), until)
+    if out is not None:
+        write_durably(out, request)
+        return [f"keys made in {home}; send {out} to the operator"]
+    from client import governance  # noqa: PLC0415 - loads gRPC
+
+    invitation = open_invitation(read_bytes(file, "invitation"), str(file))
+    ca = invitation.ca_pem.encode("ascii")
+    issued = governance.enrol(invitation.enrolment, ca, invitation.token, request)
+    made = enrolment.install_certificate(AgentHome(home), issued)
+    return [
+        f"keys made in {home}; the operator has the request",
+        f"certificate installed, until {rfc3339(made.not_after)}",
+        "next  the doors open once the trust file lists this site: residency agent enroll --trust FILE",
+    ]
+
+
+def _install(home: AgentHome, certificate: Path | None, trust: Path | None, policy: Path | None) -> list[str]:
+    from client import enrolment  # noqa: PLC0415 - loads the law engine
+
+    lines = []
+    if certificate is not None:
+        made = enrolment.install_certificate(home, read_bytes(certificate, "the certificate"))
+        lines.append(f"certificate installed, until {rfc3339(made.not_after)}")
+    if trust is not None:
+        enrolment.install_trust(home, trust)
+        lines.append(f"trust file installed: {home.anchor().digest[:12]}")
+    if policy is not None:
+        digest = enrolment.install_policy(home, policy)
+        with home.log(home.anchor(), home.signer()) as log:
+            log.append("policy", {"policy": digest, "at": rfc3339(now())})
+        lines.append(f"policy installed: {digest[:12]}")
+    return lines

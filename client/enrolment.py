@@ -1,0 +1,184 @@
+"""Enrolling a site: its keys, its certificate, and the trust file and policy that its own signatory signed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from client.home import AgentHome, new_node_key, open_own_policy
+from compliance.canonical import canonical
+from compliance.clock import now, rfc3339
+from compliance.errors import InputError, Refused
+from compliance.files import read_bytes, write_durably
+from compliance.identity import PublicIdentity, load_public, new_signer, save_signer
+from compliance.pki import SiteCertificate, read_site_certificate, signed_by
+from compliance.trust.enrol import Invitation, claimed_invitation, make_request, open_invitation
+from compliance.trust.root import Anchor, check_successor, open_trust, signing_sites
+
+
+def enrol(home: Path, invitation_file: Path, signatory: PublicIdentity, dpo: PublicIdentity, until: str) -> bytes:
+    """Make the agent's folder and keys from an invitation; returns the signed enrolment request.
+
+    Called again with the same invitation before a certificate is installed, it returns the same request: a lost reply
+    costs nothing. Raises InputError RSD-1208 when the folder is an agent's home already otherwise; the private keys
+    stay in it.
+    """
+    invitation = open_invitation(read_bytes(invitation_file, "invitation"), str(invitation_file))
+    kept = home / "enrolment.json"
+    if (home / "agent.json").exists():
+        waiting = kept.exists() and not certificate_file(home).exists()
+        if waiting and claimed_invitation(read_bytes(kept, "the request"), str(kept)) == invitation.digest:
+            return read_bytes(kept, "the request")
+        raise InputError(
+            "RSD-1208",
+            f"{home} is an agent's home already",
+            found="agent.json",
+            limit="a new folder",
+            next="use another --home, or go on with this one: residency agent status",
+        )
+    agent = new_signer("agent", invitation.site, rfc3339(now()), until)
+    save_signer(agent, home / "keys")
+    node_key = new_node_key(home / "keys" / "node.key")
+    request = make_request(invitation, agent, signatory, dpo, node_key).encode() + b"\n"
+    write_durably(home / "people" / "signatory.pub.json", canonical(signatory.as_json()) + b"\n")
+    write_durably(home / "people" / "dpo.pub.json", canonical(dpo.as_json()) + b"\n")
+    write_durably(home / "ca.crt", invitation.ca_pem.encode("ascii"))
+    write_durably(kept, request)
+    write_durably(home / "agent.json", canonical(_config(invitation)))
+    return request
+
+
+def certificate_file(home: Path) -> Path:
+    """Where the certificate lies that the agent shows at the operator's doors."""
+    return home / "certs" / "site.crt"
+
+
+def install_certificate(home: AgentHome, data: bytes) -> SiteCertificate:
+    """Keep this site's certificate (PEM), once it is known to be of our CA and for our node key, and valid now.
+
+    Raises InputError RSD-6203 (no such certificate), Refused RSD-6211 (another CA, key, site or time).
+    """
+    certificate = read_site_certificate(data)
+    config, at = home.config, now()
+    key = load_pem_private_key(read_bytes(home.path / "keys" / "node.key", "the node key"), None)
+    own = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    whose = f"{certificate.site} of {certificate.consortium}"
+    period = f"{rfc3339(certificate.not_before)} to {rfc3339(certificate.not_after)}"
+    for wrong, what, found, limit in (
+        (not signed_by(data, read_bytes(home.path / "ca.crt", "the CA")), "issuer", "another CA", "the pinned CA"),
+        (whose != f"{config.site} of {config.consortium}", "name", whose, f"{config.site} of {config.consortium}"),
+        (certificate.public_key != own, "key", "another key", "this site's node key"),
+        (not certificate.not_before <= at <= certificate.not_after, "time", rfc3339(at), period),
+    ):
+        if wrong:
+            raise Refused(
+                "RSD-6211",
+                f"this certificate is not for this agent: {what}",
+                rule="the certificate belongs to the node key that this site made",
+                found=found,
+                limit=limit,
+                next="ask the operator for the certificate that belongs to this site's enrolment request",
+            )
+    write_durably(certificate_file(home.path), data)
+    return certificate
+
+
+def need_certificate(home: AgentHome) -> Path:
+    """The installed certificate's file. Raises Refused RSD-6211 if there is none: then no door opens."""
+    file = certificate_file(home.path)
+    if not file.exists():
+        raise Refused(
+            "RSD-6211",
+            "this agent has no certificate for the operator's doors",
+            rule="the doors speak mutual TLS",
+            found="no certs/site.crt",
+            limit="a certificate for this site's node key",
+            next=f"residency agent enroll INVITATION --home {home.path} --signatory S --dpo D, or, with the file that"
+            f" the operator sent: residency agent enroll --home {home.path} --certificate FILE",
+        )
+    return file
+
+
+def _config(invitation: Invitation) -> dict[str, str]:
+    return {
+        "schema": "residency.agent/1",
+        "site": invitation.site,
+        "jurisdiction": invitation.jurisdiction,
+        "consortium": invitation.consortium,
+        "operator": invitation.operator.name,
+        "server": invitation.server,
+        "governance": invitation.governance,
+        "enrolment": invitation.enrolment,
+    }
+
+
+def install_trust(home: AgentHome, file: Path) -> None:
+    """Install the trust file that `check_trust` accepts. Raises what that raises."""
+    data = read_bytes(file, "trust file")
+    check_trust(home, data, str(file))
+    write_durably(home.path / "trust.json", data)
+
+
+def check_trust(home: AgentHome, data: bytes, what: str) -> Anchor:
+    """A trust file that carries its threshold, names this site's own people, and that its signatory signed.
+
+    The threshold alone would let made-up sites name another signatory for this one. A successor must follow the
+    installed file. Raises CheckFailed RSD-6002, Refused RSD-6013, RSD-6014, RSD-1209 or RSD-1228.
+    """
+    anchor = open_trust(data, what, now())
+    config = home.config
+    if config.consortium != anchor.trust.consortium:
+        raise _not_ours("consortium", anchor.trust.consortium, config.consortium)
+    own = load_public(home.path / "keys" / "agent.pub.json")
+    if own.keyid not in {k.keyid for k in anchor.trust.keys_of("agent", config.site)}:
+        raise _not_ours("agent key", _keyids(anchor.trust.keys_of("agent", config.site)), own.keyid[:12])
+    for role in ("signatory", "dpo"):
+        enrolled = load_public(home.path / "people" / f"{role}.pub.json")
+        named = anchor.trust.keys_of(role, config.site)
+        if {k.keyid for k in named} != {enrolled.keyid}:
+            raise _not_ours(f"{role} key", _keyids(named), enrolled.keyid[:12])
+    if config.site not in signing_sites(anchor.trust, anchor.envelope, anchor.trust):
+        raise Refused(
+            "RSD-1228",
+            f"the signatory of {config.site} has not signed this trust file",
+            rule="a site follows a trust file that its own signatory signed",
+            found=", ".join(sorted(signing_sites(anchor.trust, anchor.envelope, anchor.trust))) or "nobody",
+            limit=config.site,
+            next="have the signatory compare the members with the other sites, then: residency consortium sign",
+        )
+    old = home.path / "trust.json"
+    if old.exists() and read_bytes(old, "trust file") != data:
+        check_successor(home.anchor(), anchor)
+    return anchor
+
+
+def _keyids(keys: list[PublicIdentity]) -> str:
+    return ", ".join(k.keyid[:12] for k in keys) or "none"
+
+
+def _not_ours(what: str, found: str, limit: str) -> Refused:
+    return Refused(
+        "RSD-1209",
+        f"this trust file names another {what} for this site",
+        rule="an agent follows only a trust file with the keys that it was enrolled with",
+        found=found,
+        limit=limit,
+        next="have this site's own enrolment request admitted, then install that trust file",
+    )
+
+
+def install_policy(home: AgentHome, file: Path) -> str:
+    """Install a policy that this site's signatory signed; returns its digest. Raises CheckFailed or Refused."""
+    data = read_bytes(file, "policy")
+    opened = open_own_policy(home.anchor(), data, str(file), home.config.site)
+    if opened.policy.jurisdiction != home.config.jurisdiction:
+        raise Refused(
+            "RSD-2204",
+            "this policy belongs to another jurisdiction",
+            found=opened.policy.jurisdiction,
+            limit=home.config.jurisdiction,
+            next="install the policy that this site's signatory signed",
+        )
+    write_durably(home.path / "policy.json", data)
+    return opened.digest

@@ -1,0 +1,170 @@
+"""`residency consortium invite|admit`: how a site comes in."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from compliance.canonical import canonical
+from compliance.cli import Result, command
+from compliance.clock import now, rfc3339
+from compliance.commands.shared import FILE, home_option, out_option
+from compliance.commands.trust_view import trust_fields, trust_lines
+from compliance.errors import Refused
+from compliance.files import read_bytes, refuse_existing, write_durably, write_new
+from compliance.identity import Signer
+from compliance.trust.certificates import issue_missing
+from compliance.trust.enrol import (
+    TOKEN_DAYS,
+    Consortium,
+    EnrolmentRequest,
+    draft_trust,
+    invited,
+    make_invitation,
+    open_invitation,
+)
+from compliance.trust.home import OperatorHome
+from compliance.trust.root import Anchor, check_successor, open_trust, parse_trust
+from compliance.trust.tokens import take_in
+
+
+@click.command("invite")
+@click.argument("site")
+@click.option("--jurisdiction", required=True, help="Country of the site and its data, e.g. DE.")
+@click.option("--days", type=click.IntRange(1, 90), default=TOKEN_DAYS, show_default=True, help="Until it expires.")
+@home_option
+@out_option
+@command("residency.consortium.invite/1")
+def invite(site: str, jurisdiction: str, days: int, home: Path, out: Path) -> Result:
+    """Write an invitation for SITE, signed by the operator, with a one-time token: a secret until the site used it.
+
+    The operator keeps the token's hash only.
+
+    \b
+    Example: residency consortium invite charite --jurisdiction DE --out charite.invitation.json
+    """
+    place = OperatorHome(home)
+    place.need_whole()
+    envelope = make_invitation(place.config(), place.signer(), site, jurisdiction, place.ca_pem(), days=days)
+    invitation = open_invitation(envelope.encode())
+    refuse_existing(out)
+    place.record({"act": "invite", "site": site, "jurisdiction": jurisdiction, "invitation": invitation.digest})
+    kept = invited(invitation)
+    write_new(place.invitations / f"{invitation.digest}.json", canonical(kept.as_json()) + b"\n")
+    write_durably(out, envelope.encode() + b"\n", private=True)
+    lines = [
+        f"invitation {invitation.digest[:12]} of {site} ({jurisdiction}), until {invitation.token_expires}",
+        f"file       {out}, readable by you alone",
+        "secret     whoever holds the file can enrol as this site, once: hand it over like a password",
+        "next       the site: residency agent enroll " + out.name,
+    ]
+    fields = {"site": site, "jurisdiction": jurisdiction, "digest": invitation.digest, "file": str(out)}
+    return Result({**fields, "token_expires": invitation.token_expires}, lines)
+
+
+@click.command("admit")
+@click.argument("requests", nargs=-1, type=FILE)
+@click.option("--install", type=FILE, help="Install this signed draft instead of making one.")
+@click.option("--days", type=click.IntRange(1, 3650), default=730, show_default=True, help="Until the draft expires.")
+@click.option("--out", type=FILE, help="The draft to write; never overwritten.")
+@home_option
+@command("residency.consortium.admit/1")
+def admit(requests: tuple[Path, ...], install: Path | None, days: int, out: Path | None, home: Path) -> Result:
+    """Draft the next trust file from enrolment REQUESTS, or install a draft that enough sites signed.
+
+    Without REQUESTS it takes all that came in at the enrolment door and are not in the trust file yet. Installing also
+    writes a certificate into certificates/ for each member that has none.
+
+    \b
+    Example: residency consortium admit charite.request.json leeds.request.json --out trust.draft.json
+    """
+    place = OperatorHome(home)
+    place.need_whole()
+    if install is not None:
+        if requests or out is not None:
+            raise click.UsageError("--install takes neither REQUESTS nor --out")
+        return _install(place, install)
+    if out is None:
+        raise click.UsageError("give --out FILE, or --install DRAFT")
+    refuse_existing(out)
+    previous = place.anchor() if place.trust_file.exists() else None
+    asked = [_taken_in(place, path) for path in requests] or _waiting(place, previous)
+    expires = rfc3339(now() + timedelta(days=days))
+    draft = draft_trust(place.config(), place.signer().identity, asked, previous, expires)
+    place.record({"act": "draft", "draft": draft.digest, "joining": sorted(r.site for r in asked)})
+    write_new(out, draft.encode() + b"\n")
+    trust, _ = parse_trust(draft.encode(), str(out))
+    lines = [
+        *trust_lines(trust, draft),
+        f"next       each signatory: residency consortium sign {out} --key signatory.key",
+    ]
+    return Result(trust_fields(trust, draft), lines)
+
+
+def _taken_in(place: OperatorHome, path: Path) -> EnrolmentRequest:
+    data = read_bytes(path, "enrolment request")
+    return take_in(place, place.invitation_of(data, str(path)), data, str(path))
+
+
+def _waiting(place: OperatorHome, previous: Anchor | None) -> list[EnrolmentRequest]:
+    """The requests in requests/ whose agent key the trust file does not list. Raises Refused RSD-6218 if none is."""
+    known = {k.keyid for k in previous.trust.keys} if previous else set()
+    asked = [_taken_in(place, path) for path in sorted(place.requests.glob("*.json"))]
+    waiting = [r for r in asked if r.agent.keyid not in known]
+    if not waiting:
+        raise Refused(
+            "RSD-6218",
+            "no enrolment request waits to be admitted",
+            rule="without REQUESTS, those received by the enrolment door are taken",
+            found=f"{len(asked)} requests, all in the trust file",
+            limit="one request or more",
+            next="invite a site, or give the files of its request",
+        )
+    return waiting
+
+
+def _install(place: OperatorHome, path: Path) -> Result:
+    data = read_bytes(path, "trust draft")
+    new = open_trust(data, str(path), now())
+    _check_own(place.config(), place.signer(), new)
+    if place.trust_file.exists():
+        old = place.anchor()
+        if old.digest != new.digest:
+            check_successor(old, new)
+    elif (new.trust.version, new.trust.previous) != (1, ""):
+        raise Refused(
+            "RSD-6014",
+            "this trust file follows another one, which is not installed here",
+            rule="the first trust file has version 1",
+            found=f"version {new.trust.version}",
+            limit="version 1",
+            next="install the versions in their order",
+        )
+    place.record({"act": "trust", "version": new.trust.version, "trust": new.digest})
+    write_durably(place.trust_file, new.envelope.encode() + b"\n")
+    issued = issue_missing(place, new.trust)
+    lines = [*trust_lines(new.trust, new.envelope), f"installed  {place.trust_file}"]
+    lines += [f"issued     {place.certificates / site}.crt" for site in issued]
+    fields = {**trust_fields(new.trust, new.envelope), "file": str(place.trust_file), "certificates": issued}
+    return Result(fields, lines)
+
+
+def _check_own(config: Consortium, signer: Signer, new: Anchor) -> None:
+    """A trust file of this consortium, with its own threshold and this operator's key."""
+    own = signer.identity.keyid in {k.keyid for k in new.trust.keys_of("operator")}
+    for wrong, what, found, limit in (
+        (new.trust.consortium != config.name, "consortium", new.trust.consortium, config.name),
+        (new.trust.threshold != config.threshold, "threshold", new.trust.threshold, config.threshold),
+        (not own, "operator key", "another key", signer.identity.keyid[:12]),
+    ):
+        if wrong:
+            raise Refused(
+                "RSD-6014",
+                f"this trust file is not of this operator's consortium: {what}",
+                rule="a home holds one consortium",
+                found=found,
+                limit=limit,
+                next="install the draft that residency consortium admit wrote here",
+            )

@@ -1,0 +1,1 @@
+"""The governance plane: what sites and operator tell one another outside of a run."""

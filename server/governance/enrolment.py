@@ -1,0 +1,55 @@
+"""The enrolment door: a site without a certificate hands in its request with its one-time token and gets one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from compliance.clock import now
+from compliance.errors import Refused
+from compliance.files import read_bytes, write_durably
+from compliance.governance import CertificateReply, EnrolRequest
+from compliance.log.store import LogStore
+from compliance.pki import SITE_DAYS, issue_site_certificate
+from compliance.trust.home import OperatorHome
+from compliance.trust.tokens import invited_by, redeem
+from server.governance.limits import Limits
+
+WRONG_TOKEN_S: Final = 0.5  # what a wrong token costs whoever guesses
+_ALL_A_MINUTE: Final = 60  # calls of all strangers together
+_GUESSED: Final = frozenset({"RSD-6212", "RSD-6213"})
+
+
+class Enrolment:
+    """Serves Enrol. Nobody is admitted by it: the certificate opens doors only to a member of the trust file."""
+
+    def __init__(self, home: OperatorHome, limits: Limits, log: Callable[[], LogStore]) -> None:
+        self._home, self._limits, self._log = home, limits, log
+        self._lock = threading.Lock()
+
+    def enrol(self, caller: str, request: EnrolRequest) -> CertificateReply:
+        """Keep the request in requests/SITE.json, then log it, issue a certificate and hand it out.
+
+        Asked again with the same request it hands out the same certificate. Raises what `tokens.redeem` raises.
+        """
+        del caller  # its share was judged before; here all strangers share one
+        self._limits.take("everybody", "Enrol", _ALL_A_MINUTE)
+        data = request.request.encode("utf-8")
+        with self._lock:
+            try:
+                invited = invited_by(self._home, request.token, now())
+            except Refused as e:
+                if e.code in _GUESSED:
+                    time.sleep(WRONG_TOKEN_S)  # under the lock: guesses from many addresses wait for one another
+                raise
+            asked = redeem(self._home, request.token, data)
+            file = self._home.certificates / f"{asked.site}.{asked.digest[:16]}.crt"
+            if not file.exists():
+                self._log().append("consortium", {"act": "enrolment", "site": asked.site, "request": asked.digest})
+                csr = asked.csr.encode("ascii")
+                issued = issue_site_certificate(self._home.tls, csr, asked.site, invited.consortium, SITE_DAYS)
+                write_durably(file, issued)
+                write_durably(self._home.certificates / f"{asked.site}.crt", issued)
+            return CertificateReply(certificate=read_bytes(file, "the certificate").decode("ascii"))

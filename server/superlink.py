@@ -1,0 +1,59 @@
+"""Flower's SuperLink application as this server runs it: its state in memory, its interfaces behind our doors."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from compliance.files import read_bytes
+from compliance.tls import TlsFiles
+from strategies import flwr_private
+
+
+def flower_app(tls: TlsFiles, token: bytes, secret: bytes, host: str, private_port: int) -> Any:
+    """Flower's application with node authentication on, process isolation, and nothing installed or reported."""
+    f = flwr_private.superlink()
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    certificates = tuple(read_bytes(p, "the TLS material") for p in (tls.ca, tls.certificate, tls.key))
+    settings = f.SuperLinkLifespanConfig(
+        control_address="",
+        health_server_address=None,
+        host=host,
+        port=private_port,
+        insecure=False,
+        certificates=certificates,
+        superexec_auth_secret=secret,
+        authn_plugin=_token_check(token),
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type="grpc-rere",  # unused over HTTP, but a field without a default
+        fleet_api_address=None,
+        simulation=False,
+        ssl_ca_certfile=str(tls.ca),
+        ssl_certfile=str(tls.certificate),
+        ssl_keyfile=str(tls.key),
+        database=f.FLWR_IN_MEMORY_DB_NAME,
+        isolation="process",
+        runtime_dependency_install=False,
+    )
+    return f.create_app(settings, f.SuperLinkLifespan)
+
+
+def _token_check(token: bytes) -> Any:
+    """Flower's account plugin that admits exactly the holder of `token`."""
+    base: Any = flwr_private.superlink().NoOpControlAuthnPlugin
+
+    class TokenAuthn(base):  # type: ignore[misc]
+        def validate_tokens_in_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> tuple[bool, Any]:
+            given = [value.encode() if isinstance(value, str) else value for _, value in metadata]
+            if len(given) == 1 and hmac.compare_digest(given[0], token):
+                admitted: tuple[bool, Any] = super().validate_tokens_in_metadata(metadata)
+                return admitted
+            return False, None
+
+    return TokenAuthn()
