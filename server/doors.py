@@ -61,9 +61,10 @@ class Door:
 
     404 for any other path, 405 for another method, 400 for a Host header that is no plain host, 411 without a plain
     Content-Length, 413 beyond `max_request_bytes`, 403 with the header residency-refused for whoever may not take part.
-    Flower reads a whole request into memory before it knows who sent it, so the bound stands here. It also takes the
-    path that it authenticates from the URL, which it builds with the Host header: a host such as "x?" would lead past
-    every check of its own. Deny by default; lifespan events pass.
+    Flower reads a whole request into memory before it knows who sent it, so the bound stands here. It also chooses what
+    to authenticate by the URL's path, and Starlette makes the URL with the Host header: where it does not check that
+    header itself (older versions), a host such as "x?" leads past Flower's authentication. Deny by default; lifespan
+    events pass.
     """
 
     def __init__(self, app: AsgiApp, calls: CallLog, *, max_request_bytes: int = MAX_REQUEST_BYTES) -> None:

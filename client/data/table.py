@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -117,24 +115,3 @@ def canonical_text(value: Any) -> str | None:
             return None
         return str(int(value)) if value.is_integer() else f"{value:.6g}"
     return str(value).strip() or None
-
-
-def row_keys(secret: bytes, table: pd.DataFrame, id_columns: Sequence[str]) -> list[bytes]:
-    """32 bytes a row: HMAC-SHA256 under `secret` of the row's canonical values in `id_columns`.
-
-    The same patient gives the same key in every export, format and order of rows, so that the ledger sees overlaps;
-    without `secret`, which stays at the site, a key says nothing. Raises ValueError for no columns or a short secret.
-    """
-    if not id_columns or len(secret) < 16:
-        raise ValueError("row keys need at least one column and a secret of at least 16 bytes")
-    columns = [table[name].tolist() for name in id_columns]
-    return [_row_key(secret, id_columns, row) for row in zip(*columns, strict=True)]
-
-
-def _row_key(secret: bytes, names: Sequence[str], row: Sequence[Any]) -> bytes:
-    mac = hmac.new(secret, digestmod=hashlib.sha256)
-    for name, value in zip(names, row, strict=True):
-        text = canonical_text(value)
-        for part in (name.encode(), b"" if text is None else b"\x01" + text.encode()):
-            mac.update(len(part).to_bytes(8, "big") + part)
-    return mac.digest()

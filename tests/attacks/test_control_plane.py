@@ -133,7 +133,7 @@ def test_a_site_cannot_act_as_anothers_node(doors: Doors) -> None:
     others = PullMessagesRequest(node=Node(node_id=numbers[public_pem(b.key).encode()])).SerializeToString()
     assert a.call(doors.server.fleet, PULL, others)[0] == 401
     assert a.call(doors.server.fleet, ACTIVATE, doors.activate(b))[0] == 401
-    # Flower takes the path to authenticate from the URL, which holds the Host header.
+    # Flower takes the path to authenticate from the URL, which holds the Host header: the door asks for a plain one.
     for host in ("x?", "x#", "x/y?", ""):
         assert a.call(doors.server.fleet, PULL, others, {**a.signed(), "Host": host})[0] == 400
 

@@ -7,10 +7,12 @@ import pytest
 
 from tests.federation import residency
 
+pytestmark = pytest.mark.timeout(600)  # about a minute on a calm machine
+
 
 @pytest.fixture(scope="module")
 def record():
-    done = residency("bench", "round", "--short", "--json", limit_s=280)
+    done = residency("bench", "round", "--short", "--json", limit_s=540)
     assert done.code == 0, (done.out, done.err)
     return done.json
 

@@ -93,6 +93,28 @@ def test_renewal_is_for_the_same_key_only(service: Hub) -> None:
             d.renew(b"nothing")
 
 
+def test_a_renewed_server_certificate_is_taken_up_without_a_stop(service: Hub) -> None:
+    import ssl
+
+    from compliance.pki import renew_server_certificate
+
+    tls = service.made.hub / "tls"
+    ca = str(tls / "ca.crt")
+    for port in service.ports[1:]:  # the governance door shows its certificate to nobody without one
+        before = ssl.get_server_certificate(("127.0.0.1", port), ca_certs=ca)
+        renew_server_certificate(tls, ("127.0.0.1",), 10)
+        after = ssl.get_server_certificate(("127.0.0.1", port), ca_certs=ca)
+        assert before != after
+        assert after.strip() == (tls / "server.crt").read_text().strip()
+    with service.client("e") as e:
+        e.status()
+        certificate = (tls / "server.crt").read_bytes()
+        (tls / "server.crt").write_bytes(b"half a file")
+        with service.client("e") as again:
+            again.status()  # what cannot be read leaves the last one in use
+        (tls / "server.crt").write_bytes(certificate)
+
+
 def test_a_closed_door_is_an_unreachable_peer_and_opens_again() -> None:
     with hub() as opened, opened.client("a") as a:
         a.status()

@@ -1,7 +1,8 @@
 """One real run: server and five agents as processes over TLS, with a killed worker and a killed agent on the way.
 
 Round 1 is undisturbed. In round 2 the worker of b is killed in training, and the agent of c is killed in training and
-started again: it is asked again, and trains once more. e is never sent the model. What is left behind is read by all tests of this module, which is why it runs once.
+started again: it is asked again, and trains once more. e is never sent the model. What is left behind is read by all
+tests of this module, which is why it runs once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """A withdrawal and the real training process: it stops between two batches, and the next attempt has fewer rows."""
 
 import threading
+from math import prod
 
+import numpy as np
 import pytest
 
 from client import session, subjects
@@ -16,7 +18,7 @@ def study():
     """Rounds that take long enough to be interrupted, at a noise that pays for them."""
     made = consortium()
     sites = [{**s, "noise_multiplier_micro": 60_000_000} for s in made.study()["sites"]]
-    return made.sign_study(training={**made.study()["training"], "steps": 4000}, sites=sites, round_deadline_s=600)
+    return made.sign_study(training={**made.study()["training"], "steps": 1000}, sites=sites, round_deadline_s=600)
 
 
 def _cached_rows(home, study):
@@ -48,7 +50,7 @@ def test_no_further_batch_is_drawn_and_the_next_round_is_prepared_without_the_su
                 timer.join()
 
         site.workbench.train = train
-        flat = __import__("numpy").zeros(_size(site, study), dtype="<f4")
+        flat = np.zeros(_size(site, study), dtype="<f4")
         with pytest.raises(RunFailed) as failed:
             session.answer(site, study.round(flat))
         assert times == [1]
@@ -69,8 +71,6 @@ def test_no_further_batch_is_drawn_and_the_next_round_is_prepared_without_the_su
 
 def _size(site, study):
     """The number of trained parameters, from the join's answer."""
-    from math import prod
-
     case = site.joined_case(study.digest)
     layout = site.workbench.prepare(case, site.home.study_folder(study.digest) / "cache").layout
     return sum(prod(e.shape) for e in layout)

@@ -143,7 +143,7 @@ def test_propose_logs_once(office: Office) -> None:
     with LogStore.open(
         office.home / "log.db", "residency/thyroid/hub", load_signer(office.operator_key).private
     ) as log:
-        (entry,) = log.entries()
+        (entry,) = log.entries(kind="study")
         assert (entry.kind, entry.study, entry.body) == ("study", done["digest"], {"name": "thyroid-one"})
 
 
@@ -161,7 +161,10 @@ def test_propose_refuses(office: Office) -> None:
     refused(1, "RSD-6011", "study", "propose", unsigned, *home)
     refused(3, "RSD-2005", "study", "propose", office.root / "study.json", "--home", office.root)
     assert not (office.home / "studies").exists()
-    assert not (office.home / "log.db").exists()
+    with LogStore.open(
+        office.home / "log.db", "residency/thyroid/hub", load_signer(office.operator_key).private
+    ) as log:
+        assert log.entries(kind="study") == []
 
 
 def test_approve(office: Office) -> None:
@@ -259,6 +262,24 @@ def test_advise_and_refuse(office: Office) -> None:
         "--out",
         out,
     )
+
+
+def test_the_operator_sees_who_answered_what_and_why(office: Office) -> None:
+    study = office.root / "study.json"
+    done = ok("study", "propose", study, "--home", office.home)
+    waiting = ok("study", "show", study, "--home", office.home)["answers"]
+    assert {(a["site"], a["kind"]) for a in waiting} >= {("berlin", "waits")}
+    back = office.root / "withdrawal.json"
+    signatory = ("--key", office.key("berlin", "signatory"))
+    ok("study", "withdraw", study, *signatory, "--reason", "Incident.", "--out", back)
+    folder = office.home / "studies" / done["digest"][:16] / "answers"
+    folder.mkdir()
+    (folder / "berlin.withdrawal.json").write_bytes(back.read_bytes())
+    (folder / "noise.json").write_bytes(b"{}")
+    shown = ok("study", "show", study, "--home", office.home)["answers"]
+    assert ("berlin", "withdrawal", "Incident.") in {(a["site"], a["kind"], a["reason"]) for a in shown}
+    assert ("berlin", "waits") not in {(a["site"], a["kind"]) for a in shown}
+    assert [a["reason"][:8] for a in shown if a["kind"] == "does not hold"] == ["RSD-2002"]
 
 
 def test_dry_run_needs_a_signed_study(office: Office) -> None:

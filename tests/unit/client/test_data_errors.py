@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from client.data.table import TableFile, canonical_text, load_table, row_keys
+from client.data.identity import subject_keys
+from client.data.table import TableFile, canonical_text, load_table
 from client.tasks.classification import load_records
 from compliance.errors import InputError
 from tests.tiny_bert import tiny_task
@@ -141,7 +142,7 @@ def test_odd_types_are_text_or_an_error_without_values(tmp_path: Path, kind: str
     frame.to_parquet(path)
     assert load_records(tiny_task(), TableFile(path)).labels.tolist() == [1, 0]
     table = load_table(path, [])
-    assert len(row_keys(b"0" * 16, table, ["TSH", "age", "target"])) == 2
+    assert len(subject_keys(b"0" * 16, table, ["TSH", "age", "target"])) == 2
     frame["target"] = ODD[kind]
     frame.to_parquet(path)
     holds_none(error_of(path, label_other=None), ["Mueller", "Meier", "1.50", "2.25", "inf", "1950-03-02"])

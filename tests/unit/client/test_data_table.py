@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from client.data.table import TableFile, canonical_text, load_table, row_keys
+from client.data.identity import subject_keys
+from client.data.table import TableFile, canonical_text, load_table
 from client.data.template import parse_template, render
 from client.tasks.classification import load_records
 from compliance.errors import InputError
@@ -23,7 +24,7 @@ def three_formats(tmp_path):
     return [csv, tmp_path / "t.parquet", tmp_path / "t.jsonl"]
 
 
-def test_the_three_formats_give_the_same_texts_classes_and_row_keys(tmp_path):
+def test_the_three_formats_give_the_same_texts_classes_and_keys(tmp_path):
     paths = three_formats(tmp_path)
     records = [load_records(tiny_task(), TableFile(p)) for p in paths]
     assert records[0].texts == records[1].texts == records[2].texts
@@ -31,24 +32,21 @@ def test_the_three_formats_give_the_same_texts_classes_and_row_keys(tmp_path):
     assert "TSH" not in records[0].texts[0], "the first row's TSH is missing"
     assert records[0].texts[0].startswith("age ")
     columns = ["patient_id", "TSH", "age"]
-    keys = [row_keys(SECRET, load_table(p, columns), columns) for p in paths]
+    keys = [subject_keys(SECRET, load_table(p, columns), columns) for p in paths]
     assert keys[0] == keys[1] == keys[2]
     assert len(set(keys[0])) == 40
 
 
-def test_row_keys_follow_the_row_and_the_secret_and_nothing_else(tmp_path):
+def test_keys_follow_the_row_and_the_secret_and_nothing_else(tmp_path):
     table = load_table(write_table(tmp_path / "t.csv"), ["patient_id", "age", "target"])
-    keys = row_keys(SECRET, table, ["patient_id"])
-    assert row_keys(SECRET, table.iloc[::-1], ["patient_id"]) == keys[::-1]
-    assert set(row_keys(SECRET + b"x", table, ["patient_id"])).isdisjoint(keys)
-    assert set(row_keys(SECRET, table, ["patient_id", "age"])).isdisjoint(keys)
+    keys = subject_keys(SECRET, table, ["patient_id"])
+    assert subject_keys(SECRET, table.iloc[::-1], ["patient_id"]) == keys[::-1]
+    assert set(subject_keys(SECRET + b"x", table, ["patient_id"])).isdisjoint(keys)
+    assert set(subject_keys(SECRET, table, ["patient_id", "age"])).isdisjoint(keys)
     shifted = pd.DataFrame({"a": ["1", "12"], "b": ["23", "3"]})
-    assert len(set(row_keys(SECRET, shifted, ["a", "b"]))) == 2, "values do not run together"
+    assert len(set(subject_keys(SECRET, shifted, ["a", "b"]))) == 2, "values do not run together"
     missing = pd.DataFrame({"a": [None, "x"], "b": ["x", None]})
-    assert len(set(row_keys(SECRET, missing, ["a", "b"]))) == 2
-    for bad in ((SECRET, []), (b"short", ["age"])):
-        with pytest.raises(ValueError, match="row keys need"):
-            row_keys(bad[0], table, bad[1])
+    assert len(set(subject_keys(SECRET, missing, ["a", "b"]))) == 2
 
 
 def error_of(call) -> InputError:

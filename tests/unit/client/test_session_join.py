@@ -6,8 +6,9 @@ import pytest
 
 from client import admission, session
 from client.home import AgentHome
+from client.outbox import put
 from client.site import Site
-from compliance.answers import REFUSAL
+from compliance.answers import REFUSAL, WITHDRAWAL
 from compliance.errors import CheckFailed, EnvironmentFault, InputError, Refused
 from compliance.identity import seal
 from compliance.law.decide import builtin_packs
@@ -342,3 +343,18 @@ def test_a_close_frees_what_was_not_spent_once(tmp_path):
         assert len(entries(site, "close")) == 1
         assert first.site == again.site == "a"
         assert '"kind":"charge"' not in first.evidence  # entries travel encoded
+
+
+def _withdrawal():
+    body = {"subject": "study", "digest": main_study().digest, "site": "a", "at": day(0), "reason": "Incident."}
+    return seal({"schema": WITHDRAWAL, **body}, consortium().signatories["a"]).encode()
+
+
+def test_a_withdrawal_among_the_answers_outweighs_the_approval(site):
+    answers = {**main_study().answers(), "a.withdrawal.json": _withdrawal()}
+    assert _refused(site, main_study().join(answers), "RSD-2208").found == "Incident."
+
+
+def test_a_withdrawal_that_was_queued_here_holds_although_the_operator_leaves_it_out(site):
+    put(site, _withdrawal(), "withdrawal")
+    assert _refused(site, main_study().join(), "RSD-2208").found == "Incident."
