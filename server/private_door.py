@@ -12,10 +12,10 @@ from compliance.files import read_bytes
 from compliance.trust.home import OperatorHome
 from compliance.trust.root import load_anchor
 from server.control import Control
+from server.flower_files import read_token
 from server.nodes import normal_public_key
 
 READY: Final = "flower/ready.json"
-TOKEN: Final = "flower/control.token"  # noqa: S105 - a path
 
 
 def open_control(home: Path) -> Control:
@@ -30,8 +30,7 @@ def open_control(home: Path) -> Control:
             next="residency server start --home FOLDER",
         )
     ready = parse_json(read_bytes(file, "the server's ports"), str(file))
-    token = read_bytes(home / TOKEN, "the control token").decode("ascii")
-    return Control(f"127.0.0.1:{int(ready['private_port'])}", home / "tls" / "ca.crt", token)
+    return Control(f"127.0.0.1:{int(ready['private_port'])}", home / "tls" / "ca.crt", read_token(home))
 
 
 def connected_sites(home: Path, control: Control) -> dict[str, bool]:

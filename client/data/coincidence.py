@@ -12,12 +12,15 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from client.data.table import canonical_text
+from client.data.text import canonical_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Numbers = npt.NDArray[np.uint64]
 MOST_ROWS = 20_000  # kept of one extract: enough to see an overlap of a thousandth

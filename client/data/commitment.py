@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from client.data.table import canonical_text
+from client.data.text import canonical_text
 from compliance.canonical import canonical
 from compliance.errors import InputError
 from compliance.log import merkle

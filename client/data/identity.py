@@ -12,12 +12,13 @@ import hmac
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from client.data.table import canonical_text
+from client.data.text import canonical_text
 from compliance.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KEY_BYTES = 16  # a collision among 10^9 rows has probability below 2^-68
 _WHOLE = re.compile(r"([-+]?)0*([0-9]+)(?:\.0*)?")

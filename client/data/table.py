@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pandas as pd
 
@@ -96,22 +95,3 @@ def _unreadable(found: str) -> InputError:
         "RSD-2301", "the dataset cannot be read as a table", rule="the suffix tells the format", found=found,
         limit=", ".join(_READERS), next="export the dataset as CSV, Parquet or JSON Lines",
     )  # fmt: skip
-
-
-def canonical_text(value: Any) -> str | None:
-    """One text per value, whatever file format it came from; None for a missing value (None, NaN, empty text).
-
-    Integral numbers have no decimal point, others at most six significant digits; truth values are true and false;
-    text is stripped.
-    """
-    if value is None or value is pd.NA or value is pd.NaT:
-        return None
-    if hasattr(value, "tolist"):  # a numpy scalar, or the list in a cell of a Parquet file
-        value = value.tolist()
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        return str(int(value)) if value.is_integer() else f"{value:.6g}"
-    return str(value).strip() or None

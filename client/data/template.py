@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from client.data.table import canonical_text
+from client.data.text import canonical_text
 from compliance.errors import InputError
 
 _TOKEN = re.compile(r"\{([^{}\[\]]+)\}|\[|\]|[^{}\[\]]+|.", re.DOTALL)

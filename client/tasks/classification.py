@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from client.data.table import DataSource, canonical_text
+from client.data.table import DataSource
 from client.data.template import parse_template
+from client.data.text import canonical_text
 from compliance.errors import InputError
 from compliance.training_spec import TaskSpec
 

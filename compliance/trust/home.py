@@ -65,9 +65,14 @@ class OperatorHome:
         return self.root / "tls"
 
     def need_whole(self) -> None:
-        """Everything that `consortium init` made is there. Raises InputError RSD-2005 (no home) or RSD-6215."""
+        """Everything that `consortium init` made is there, and the log once there is a trust file.
+
+        Raises InputError RSD-2005 (no home) or RSD-6215.
+        """
         self.config()
         needed = ("keys/operator.key", "keys/operator.pub.json", *(f"tls/{n}" for n in _TLS), "invitations")
+        if self.trust_file.exists():  # by then there is a log: a new one would begin with what others never cosigned
+            needed = (*needed, "log.db")
         missing = [name for name in needed if not (self.root / name).exists()]
         if missing:
             raise InputError(

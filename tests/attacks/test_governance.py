@@ -7,6 +7,7 @@ import json
 import random
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -295,6 +296,7 @@ def test_garbage_frames_harm_nobody(server: Server) -> None:
 
 def test_slow_callers_keep_nobody_out(server: Server) -> None:
     """Connections that never finish TLS, and calls whose body never comes, at both doors."""
+    RELEASED.clear()
     held: list[Any] = []
     try:
         ports = [server.hub.ports[i % 2] for i in range(40)]
@@ -312,14 +314,18 @@ def test_slow_callers_keep_nobody_out(server: Server) -> None:
         for call in stalled:
             call.cancel()
     finally:
+        RELEASED.set()
         for one in held:
             one.close()
     assert server.alive()
 
 
+RELEASED = threading.Event()
+
+
 def iter_never() -> Iterator[bytes]:
     """A request that does not come."""
-    time.sleep(3)
+    RELEASED.wait(9)
     yield from ()
 
 
@@ -354,6 +360,7 @@ def test_every_refused_call_stands_in_the_log_without_what_was_sent(server: Serv
 
 def test_the_server_leaves_within_seconds_under_attack(server: Server) -> None:
     """Last in this module: SIGTERM with open, idle and stalled connections ends the process."""
+    RELEASED.clear()
     with server.raw("a") as channel, connect(server, 1, None) as idle:
         stalled = channel.stream_unary(f"/{SERVICE}/Status").future(iter_never(), timeout=10)
         time.sleep(0.2)
@@ -362,4 +369,5 @@ def test_the_server_leaves_within_seconds_under_attack(server: Server) -> None:
         assert server.process.wait(15) == 0
         assert time.monotonic() - began < 12
         stalled.cancel()
+        RELEASED.set()
         idle.close()

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from client.data.identity import subject_keys
-from client.data.table import TableFile, canonical_text, load_table
+from client.data.table import TableFile, load_table
 from client.data.template import parse_template, render
+from client.data.text import canonical_text
 from client.tasks.classification import load_records
 from compliance.errors import InputError
 from tests.tiny_bert import tiny_task, write_table
