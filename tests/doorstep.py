@@ -25,6 +25,7 @@ from client.fleet import fleet_tls
 from compliance.canonical import canonical
 from compliance.clock import now, rfc3339
 from compliance.identity import Signer, new_signer, save_signer, seal
+from compliance.log.store import LogStore
 from compliance.pki import issue_site_certificate, make_csr, public_pem
 from compliance.tls import TlsFiles, make_tls
 from compliance.trust.enrol import (
@@ -109,6 +110,7 @@ def found(base: Path, home: Path, names: list[str], threshold: int = 1) -> Found
         made.signatories[name] = signatory
     draft = draft_trust(config, operator.identity, requests, None, until)
     (home / "trust.json").write_bytes(seal(json.loads(draft.payload), *made.signatories.values()).encode() + b"\n")
+    LogStore.open(home / "log.db", f"residency/{CONSORTIUM}/{OPERATOR}", operator.private).close()
     return made
 
 

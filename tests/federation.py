@@ -38,6 +38,7 @@ from compliance.canonical import canonical, sha256_hex
 from compliance.clock import now, rfc3339
 from compliance.identity import Signer, load_public, new_signer, parse_envelope, save_signer, seal
 from compliance.law.decide import builtin_packs
+from compliance.log.store import LogStore
 from compliance.messages import JoinRequest, LayoutEntry, RoundRequest, encode
 from compliance.pki import issue_site_certificate
 from compliance.software import BUNDLE_SHA256, VERSION
@@ -370,6 +371,7 @@ def _people(root: Path, model: dict[str, Any]) -> Consortium:
     signed = seal(json.loads(draft.payload), *people["signatory"].values())
     for place in (root / "trust.json", hub / "trust.json"):
         place.write_bytes(signed.encode() + b"\n")
+    LogStore.open(hub / "log.db", f"residency/{CONSORTIUM}/{OPERATOR}", operator.private).close()
     return Consortium(root, operator, people["signatory"], people["dpo"], model)
 
 

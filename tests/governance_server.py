@@ -64,6 +64,7 @@ def serving() -> Iterator[Server]:
     """`residency server start` on a copy of the consortium."""
     root = Path(shutil.copytree(people().root, scratch("attacked") / "world"))
     hub = Hub(replace(people(), root=root))
+    hub.log().close()  # `consortium init` begins it, and the server starts on a whole home only
     output = root / "server.log"
     with output.open("wb") as out:
         process = subprocess.Popen(

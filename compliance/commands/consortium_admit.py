@@ -80,14 +80,16 @@ def admit(requests: tuple[Path, ...], install: Path | None, days: int, out: Path
     \b
     Example: residency consortium admit charite.request.json leeds.request.json --out trust.draft.json
     """
+    if install is not None and (requests or out is not None):
+        raise click.UsageError("--install takes neither REQUESTS nor --out")
+    if install is None and out is None:
+        raise click.UsageError("give --out FILE, or --install DRAFT")
     place = OperatorHome(home)
     place.need_whole()
-    if install is not None:
-        if requests or out is not None:
-            raise click.UsageError("--install takes neither REQUESTS nor --out")
-        return _install(place, install)
-    if out is None:
-        raise click.UsageError("give --out FILE, or --install DRAFT")
+    return _install(place, install) if install is not None else _draft(place, requests, days, out)
+
+
+def _draft(place: OperatorHome, requests: tuple[Path, ...], days: int, out: Path) -> Result:
     refuse_existing(out)
     previous = place.anchor() if place.trust_file.exists() else None
     asked = [_taken_in(place, path) for path in requests] or _waiting(place, previous)

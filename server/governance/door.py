@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from server.calls import OK, POLL, CallLog
 from server.governance.limits import Limits
 
 _SLACK_S: Final = 1.0  # a deadline is counted from when the call was made, by another clock's rounding
+_BODY_S: Final = 3.0  # until the whole request has arrived, whatever the deadline
 _MOST_DETAIL: Final = 200  # characters of one text of an error: the details travel in a header
 
 Operation = Callable[[str, Any], Frozen]  # (caller, request) -> reply
@@ -106,7 +108,7 @@ class Door:
         self.limits.take(caller, name, method.per_minute)
         with self.limits.serving(caller, name):
             check_deadline(name, method, context.time_remaining())
-            body = _first(bodies)
+            body = _first(bodies, context)
             if len(body) > method.most_bytes:
                 raise too_large(name, len(body), method.most_bytes)
             return encode(self.operations[name](caller, decode(method.request, body, f"the {name} call")))
@@ -118,12 +120,17 @@ def _refusal(error: ResidencyError) -> _Refusal:
     return _Refusal(error.code, _status(error), details)
 
 
-def _first(bodies: Iterator[bytes]) -> bytes:
-    """The call's one message. gRPC ends the wait when the caller's deadline passes."""
+def _first(bodies: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    """The call's one message, which must come soon: a caller that is slow on purpose holds a thread meanwhile."""
+    timer = threading.Timer(_BODY_S, context.cancel)
+    timer.daemon = True
+    timer.start()
     try:
         return next(bodies)
     except (StopIteration, grpc.RpcError) as e:
         raise CutOff from e
+    finally:
+        timer.cancel()
 
 
 def check_deadline(name: str, method: Method, left_s: float | None) -> None:

@@ -25,7 +25,7 @@ from server.members import Members
 
 STOP_S: Final = 2.0
 _GRACE_S: Final = 1.0  # for calls under way
-_THREADS, _CALLS = 12, 48  # of the governance door: threads, and calls that are accepted at a time
+_THREADS, _CALLS = 24, 64  # of the governance door: threads, and calls that are accepted at a time
 _ENROL_THREADS, _ENROL_CALLS = 4, 8
 
 _Stamp = tuple[tuple[int, int], ...]

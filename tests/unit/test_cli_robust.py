@@ -24,8 +24,24 @@ READERS = [
     ("agent", "ledger", "show"),
     ("agent", "ledger", "plan", "study.json"),
     ("agent", "model", "add", "."),
-    ("agent", "dataset", "add", "thyroid", "--path", "t.csv", "--source", "clinic", "--id-column", "id",
-     "--legal-basis", "9(2)(j)", "--purpose", "scientific_research", "--expires", "2099-12-31"),
+    (
+        "agent",
+        "dataset",
+        "add",
+        "thyroid",
+        "--path",
+        "t.csv",
+        "--source",
+        "clinic",
+        "--id-column",
+        "id",
+        "--legal-basis",
+        "9(2)(j)",
+        "--purpose",
+        "scientific_research",
+        "--expires",
+        "2099-12-31",
+    ),
     ("agent", "enroll", "--trust", "trust.json"),
     ("agent", "enroll", "--policy", "policy.json"),
     ("server", "status"),
@@ -132,7 +148,7 @@ def test_every_command_answers_a_wrong_file_with_one_json_object(call: Callable[
         (("agent", "nothing"), "No such command"),
         (("agent", "enroll", "i", "--days", "99999999999"), "3650"),
         (("study", "advise", "f", "--key", "k", "--text", "t", "--out", "o"), "--favourable"),
-        (("consortium", "admit"), "--install"),
+        (("consortium", "admit", "r.json"), "--install"),
     ],
 )
 def test_wrong_usage_is_one_json_object(call: Callable[..., Said], args: tuple[str, ...], what: str) -> None:
@@ -168,7 +184,7 @@ def test_a_wrong_home_is_refused_and_left_alone(call: Callable[..., Said], args:
 def test_showing_the_ledger_of_a_fresh_agent_makes_none(call: Callable[..., Said]) -> None:
     Path("home").mkdir()
     record = {"schema": "residency.agent/1", "site": "a", "jurisdiction": "DE", "consortium": "c", "operator": "o"}
-    Path("home/agent.json").write_text(json.dumps({**record, "server": "s:1"}))
+    Path("home/agent.json").write_text(json.dumps({**record, "server": "s:1", "governance": "s:2", "enrolment": "s:3"}))
     said = call("agent", "ledger", "show", "--home", "home", "--json")
     assert (said.exit_code, json.loads(said.out)["sources"]) == (0, [])
     assert [p.name for p in Path("home").iterdir()] == ["agent.json"]

@@ -19,7 +19,7 @@ from demo.calibrate import MIN_DEVIATION, constants
 from demo.command import refuse_filled
 from demo.crew import Crew
 from demo.federation import Tail
-from demo.governance import free_port
+from demo.governance import free_ports
 from demo.measuring import average
 from demo.memory import MemoryWatch
 from demo.recipe import FULL, PLAIN
@@ -96,8 +96,10 @@ def test_the_released_mean_is_taken_in_double() -> None:
     assert average(flats).tolist() == [1.5, 3.0]
 
 
-def test_a_free_port_is_free() -> None:
-    assert 1024 < free_port() < 65536
+def test_free_ports_are_free_and_different() -> None:
+    ports = free_ports(3)
+    assert len(set(ports)) == 3
+    assert all(1024 < port < 65536 for port in ports)
 
 
 @pytest.mark.parametrize("recipe", [PLAIN, FULL])
