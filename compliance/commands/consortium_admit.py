@@ -82,14 +82,15 @@ def admit(requests: tuple[Path, ...], install: Path | None, days: int, out: Path
     """
     if install is not None and (requests or out is not None):
         raise click.UsageError("--install takes neither REQUESTS nor --out")
-    if install is None and out is None:
+    if install is not None:
+        return _install(OperatorHome(home), install)
+    if out is None:
         raise click.UsageError("give --out FILE, or --install DRAFT")
-    place = OperatorHome(home)
-    place.need_whole()
-    return _install(place, install) if install is not None else _draft(place, requests, days, out)
+    return _draft(OperatorHome(home), requests, days, out)
 
 
 def _draft(place: OperatorHome, requests: tuple[Path, ...], days: int, out: Path) -> Result:
+    place.need_whole()
     refuse_existing(out)
     previous = place.anchor() if place.trust_file.exists() else None
     asked = [_taken_in(place, path) for path in requests] or _waiting(place, previous)
@@ -128,6 +129,7 @@ def _waiting(place: OperatorHome, previous: Anchor | None) -> list[EnrolmentRequ
 
 
 def _install(place: OperatorHome, path: Path) -> Result:
+    place.need_whole()
     data = read_bytes(path, "trust draft")
     new = open_trust(data, str(path), now())
     _check_own(place.config(), place.signer(), new)
