@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.round_gate import wait_at_gate
-from client import budget
 from client.admission import Case
 from client.commands import _serve_site
 from client.home import only_agent
@@ -26,8 +25,6 @@ from client.warm import Warm
 from client.workbench import Ready, Workbench
 from compliance.errors import RunFailed
 from compliance.messages import LayoutEntry
-
-_DRAWS_FEMTO = 1000  # the stand-in draws no noise, so the sampler's error does not bound its size
 
 
 class StandIn(Workbench):
@@ -63,7 +60,6 @@ def main(home: Path, sizes: dict[str, int]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     site = open_site(home)
     site.workbench = StandIn(site.name, sizes)
-    budget.TV_ERROR_FEMTO_PER_ROUND = _DRAWS_FEMTO  # type: ignore[attr-defined]
     with only_agent(home):
         _serve_site(home, stop, 1, None)
 

@@ -14,8 +14,8 @@ from compliance.privacy.ledger import Ledger
 from compliance.privacy.ledger_state import Plan
 from compliance.study_event import TV_ERROR_FEMTO_PER_ROUND
 
-# Total variation of one draw, in 1e-15, rounded up: client.training.lattice bounds it by 2.2e-21.
-_FEMTO_PER_DRAW = 2.3e-6
+# Total variation of one draw, in 1e-15, rounded up: client.training.lattice bounds it by 1.7e-23.
+_FEMTO_PER_DRAW = 1.7e-8
 
 
 def apply_limit(ledger: Ledger, case: Case) -> None:

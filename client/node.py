@@ -6,6 +6,7 @@ can admit it again at once.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -49,8 +50,10 @@ class NodeConfig:
     node_key: Path
     home: Path
     approved_bundles: Callable[[], frozenset[str]]
+    poll_fast_s: float = 0.06
     poll_active_s: float = 0.25
     poll_idle_s: float = 1.0
+    fast_for_s: float = 2.0
     active_for_s: float = 60.0
     max_message_bytes: int = 2**30 + 2**24
     leave_within_s: float = 10.0
@@ -143,18 +146,24 @@ def _serve(
     idle: threading.Event,
     report: Callable[[NodeState], None],
 ) -> None:
-    last_message_at = -config.active_for_s
+    answered_at = -math.inf
     while not stop.is_set():
         received = fleet.receive()
         if received is not None:
             idle.clear()
             answer_message(config, app, fleet, *received)
             idle.set()
-            last_message_at = time.monotonic()
+            answered_at = time.monotonic()
             report(NodeState("answered", fleet.node_id))
             continue
-        active = time.monotonic() - last_message_at < config.active_for_s
-        stop.wait(config.poll_active_s if active else config.poll_idle_s)
+        stop.wait(pause_s(config, time.monotonic() - answered_at))
+
+
+def pause_s(config: NodeConfig, quiet_s: float) -> float:
+    """Seconds until the next look, `quiet_s` after the last answer: the next question mostly follows at once."""
+    if quiet_s < config.fast_for_s:
+        return config.poll_fast_s
+    return config.poll_active_s if quiet_s < config.active_for_s else config.poll_idle_s
 
 
 def answer_message(config: NodeConfig, app: ClientApp, fleet: Fleet, head: Message, tree: Any) -> None:

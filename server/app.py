@@ -14,6 +14,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from compliance.errors import EnvironmentFault
 from server.grid import FastGrid
+from server.lifeline import SERVER_PID, end_with
+from strategies import flwr_private
 
 app = ServerApp()
 
@@ -21,6 +23,9 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Coordinate the run's study. Errors of the coordinator end the run as failed, with their text in its status."""
+    if server := os.environ.get(SERVER_PID):
+        end_with(int(server))
+    flwr_private.hasten_pulls()
     coordinator = importlib.import_module("server.coordinator")
     coordinator.run(FastGrid(grid), server_home(), str(context.run_config["study"]))
 

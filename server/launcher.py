@@ -58,7 +58,7 @@ class ServerConfig:
     private_port: int = 8444
     governance_port: int = 0
     enrolment_port: int = 0
-    superexec_poll_s: float = 0.2
+    superexec_poll_s: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from compliance.errors import EnvironmentFault
+from server.lifeline import SERVER_PID
 from strategies import flwr_private
 
 _STOP_S: Final = 3.0
@@ -79,6 +80,7 @@ def superexec_environment(home: Path, flower_home: Path, poll_s: float) -> dict[
         "FLWR_HOME": str(flower_home),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(poll_s),
         "RESIDENCY_SERVER_HOME": str(home),
+        SERVER_PID: str(os.getpid()),
     }
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
-from typing import Final
+from typing import Any, Final
 
 from compliance.errors import EnvironmentFault
 
@@ -32,6 +32,7 @@ _TRANSFER: Final = "flwr.supercore.inflatable.inflatable_utils"
 _OBJECT_CALLS: Final = "flwr.supercore.inflatable.inflatable_protobuf_utils"
 _FLEET_PB: Final = "flwr.proto.fleet_pb2"
 _CONTROL_PB: Final = "flwr.proto.control_pb2"
+_HTTP_GRID: Final = "flwr.superlink.grid.http_grid"
 
 NAMES: Final[dict[str, dict[str, str]]] = {
     "fleet": {  # what a site needs to talk to the server
@@ -74,6 +75,10 @@ NAMES: Final[dict[str, dict[str, str]]] = {
         "FLWR_IN_MEMORY_DB_NAME": "flwr.supercore.constant",
         "FLEET_HTTP_PUBLIC_KEY_HEADER": "flwr.supercore.constant",
     },
+    "grid": {  # what a ServerApp's process needs to be quick
+        "HttpGrid": _HTTP_GRID,
+        "pull_objects": _HTTP_GRID,  # the name that HttpGrid.pull_messages calls
+    },
     "control": {  # what an operator's process needs to register nodes and start runs
         "ControlHttpClient": "flwr.supercore.control",
         "RuntimeVersionHttpInterceptor": "flwr.supercore.interceptors",
@@ -91,6 +96,30 @@ NAMES: Final[dict[str, dict[str, str]]] = {
     },
 }
 
+_PULL_OBJECTS: Final = (
+    "object_ids",
+    "pull_object_fn",
+    "max_concurrent_pulls",
+    "max_time",
+    "max_tries_per_object",
+    "initial_backoff",
+    "backoff_cap",
+)
+
+# What Flower's server application puts around every call, outermost first; of the one that is made of a function, the
+# function. Which of these an interface needs was read off this list, so another list is another Flower.
+MIDDLEWARE: Final = (
+    "ControlSensitiveResponseMiddleware",
+    "http_error_translator",
+    "ControlAuthenticationMiddleware",
+    "ControlLicenseMiddleware",
+    "ProtobufTranslationMiddleware",
+    "RuntimeTracingMiddleware",
+    "ControlEventLogMiddleware",
+    "NodeAuthMiddleware",
+    "FleetEventLogMiddleware",
+)
+
 # Parameters that are passed by name, or whose order matters; the self of methods is left out.
 SIGNATURES: Final[dict[str, tuple[str, ...]]] = {
     "fleet.FleetHttpClient": ("base_url", "interceptors", "verify", "timeout", "retry_invoker"),
@@ -98,15 +127,7 @@ SIGNATURES: Final[dict[str, tuple[str, ...]]] = {
     "fleet.RuntimeVersionHttpInterceptor": ("component_name",),
     "fleet.public_key_to_bytes": ("public_key",),
     "messages.inflate_object_from_contents": ("object_id", "object_contents", "keep_object_contents", "objects"),
-    "messages.pull_objects": (
-        "object_ids",
-        "pull_object_fn",
-        "max_concurrent_pulls",
-        "max_time",
-        "max_tries_per_object",
-        "initial_backoff",
-        "backoff_cap",
-    ),
+    "messages.pull_objects": _PULL_OBJECTS,
     "messages.push_objects": (
         "objects",
         "push_object_fn",
@@ -117,6 +138,8 @@ SIGNATURES: Final[dict[str, tuple[str, ...]]] = {
     "messages.make_pull_object_fn_protobuf": ("pull_object_protobuf", "node", "run_id"),
     "messages.make_push_object_fn_protobuf": ("push_object_protobuf", "node", "run_id", "session_id"),
     "messages.make_confirm_message_received_fn_protobuf": ("confirm_message_received_protobuf", "node", "run_id"),
+    "grid.pull_objects": _PULL_OBJECTS,
+    "grid.HttpGrid.pull_messages": ("self", "message_ids"),
     "superlink.create_app": ("config", "superlink_lifespan_class"),
     "superlink.SuperLinkLifespan": ("config", "state_factory"),
     "superlink.NoOpControlAuthnPlugin.validate_tokens_in_metadata": ("self", "metadata"),
@@ -170,9 +193,47 @@ def superlink() -> SimpleNamespace:
     return _load("superlink")
 
 
+def grid() -> SimpleNamespace:
+    """Names for a ServerApp's grid; server side only. Raises EnvironmentFault RSD-7102, RSD-7103."""
+    return _load("grid")
+
+
 def control() -> SimpleNamespace:
     """Names for the operator's control client. Raises EnvironmentFault RSD-7102, RSD-7103."""
     return _load("control")
+
+
+@cache
+def hasten_pulls() -> None:
+    """Make this process's HTTP grid look for an answer's objects often, and as long as Flower itself would.
+
+    A grid learns of an answer before the answer's objects are there. Flower then looks again after 1 s, 2 s, ... 10 s;
+    here after 30 ms, and at last every 250 ms. Raises EnvironmentFault RSD-7102, RSD-7103.
+    """
+    pull = grid().pull_objects
+    quick = partial(pull, initial_backoff=0.03, backoff_cap=0.25, max_tries_per_object=20_000)
+    importlib.import_module(_HTTP_GRID).__dict__["pull_objects"] = quick
+
+
+def stack(app: Any, needed: frozenset[str]) -> Any:
+    """An ASGI application: Flower's `app` (from create_app) with the middleware `needed` of it only, in its order.
+
+    Raises EnvironmentFault RSD-7103 if the application's middleware is not exactly MIDDLEWARE.
+    """
+    whole = list(app.user_middleware)
+    found = tuple(_middleware_name(m) for m in whole)
+    if found != MIDDLEWARE:
+        raise _changed("list of middleware", ", ".join(found), ", ".join(MIDDLEWARE))
+    app.user_middleware = [m for m in whole if _middleware_name(m) in needed]
+    try:
+        return app.build_middleware_stack()
+    finally:
+        app.user_middleware = whole
+
+
+def _middleware_name(middleware: Any) -> str:
+    """The name of its class, or of the function that Starlette's general class calls."""
+    return str(getattr(middleware.kwargs.get("dispatch"), "__name__", middleware.cls.__name__))
 
 
 @cache

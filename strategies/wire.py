@@ -1,9 +1,11 @@
 """What travels between server and site: one JSON body and at most one flat array, both ways.
 
-A `Request` or `Reply` becomes a Flower RecordDict with exactly one ConfigRecord and, when there is an array, one
-ArrayRecord that holds one flat little-endian float32 array. One array costs six object transfers in Flower, ten arrays
-cost 24; and a flat array is read with np.frombuffer, without a copy and without np.load. Decoding is strict: whatever
-is not exactly this is refused, never repaired.
+A `Request` or `Reply` becomes a Flower RecordDict with one ConfigRecord, the body. An array is flat little-endian
+float32. Up to `INLINE_VALUES` values it stands as bytes in the body; a larger one, and only a larger one, is the one
+array of an ArrayRecord, which Flower cuts into pieces. Flower stores and moves each record as objects of its own, one
+call each: a message with its array in the body is two of them, with an ArrayRecord at least five. A flat array is
+read with np.frombuffer, without a copy and without np.load. Decoding is strict: every message has one encoding, and
+whatever is not exactly that is refused, never repaired.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ MESSAGE_TYPES: Final = {"hello": "query", "join": "query", "round": "train", "wi
 
 MAX_BODY_BYTES: Final = 4 * 2**20
 MAX_ARRAY_VALUES: Final = 2**28  # 1 GiB of float32
+INLINE_VALUES: Final = 2**18  # 1 MiB of float32
 
 _BODY: Final = "body"
 _ARRAY: Final = "array"
@@ -84,14 +87,15 @@ def decode_reply(record: RecordDict) -> Reply:
 
 def _encode(fields: dict[str, Any], array: Vector | None) -> RecordDict:
     _check_body(fields["json"])
-    record = RecordDict({_BODY: ConfigRecord(fields)})
-    if array is not None:
-        if array.dtype != np.float32 or array.ndim != 1 or array.size > MAX_ARRAY_VALUES:
-            raise _bad_array(f"{array.dtype}{list(array.shape)}")
-        data = np.ascontiguousarray(array, dtype="<f4").tobytes()
-        flat = Array(dtype=_DTYPE, shape=(int(array.size),), stype=_STYPE, data=data)
-        record[_ARRAY] = ArrayRecord({_FLAT: flat})
-    return record
+    if array is None:
+        return RecordDict({_BODY: ConfigRecord(fields)})
+    if array.dtype != np.float32 or array.ndim != 1 or array.size > MAX_ARRAY_VALUES:
+        raise _bad_array(f"{array.dtype}{list(array.shape)}")
+    data = np.ascontiguousarray(array, dtype="<f4").tobytes()
+    if array.size <= INLINE_VALUES:
+        return RecordDict({_BODY: ConfigRecord({**fields, _FLAT: data})})
+    flat = Array(dtype=_DTYPE, shape=(int(array.size),), stype=_STYPE, data=data)
+    return RecordDict({_BODY: ConfigRecord(fields), _ARRAY: ArrayRecord({_FLAT: flat})})
 
 
 def _decode(record: RecordDict, expected: dict[str, type]) -> tuple[dict[str, Any], Vector | None]:
@@ -99,10 +103,14 @@ def _decode(record: RecordDict, expected: dict[str, type]) -> tuple[dict[str, An
     if not {_BODY} <= names <= {_BODY, _ARRAY}:
         raise _malformed("the message holds other records", found=_listed(names), limit=f"{_BODY} and perhaps {_ARRAY}")
     body = record[_BODY]
-    if not isinstance(body, ConfigRecord) or {k: type(v) for k, v in body.items()} != expected:
-        raise _malformed("the body is not of this form", found=type(body).__name__, limit=_listed(set(expected)))
+    inline = isinstance(body, ConfigRecord) and _FLAT in body and _ARRAY not in names
+    form = {**expected, _FLAT: bytes} if inline else expected
+    if not isinstance(body, ConfigRecord) or {k: type(v) for k, v in body.items()} != form:
+        raise _malformed("the body is not of this form", found=type(body).__name__, limit=_listed(set(form)))
     fields: dict[str, Any] = dict(body)
     _check_body(fields["json"])
+    if inline:
+        return fields, _read_inline(fields.pop(_FLAT))
     return fields, _read_array(record[_ARRAY]) if _ARRAY in names else None
 
 
@@ -112,6 +120,13 @@ def _check_body(body: bytes) -> None:
     parse_canonical(body, "the message body")
 
 
+def _read_inline(data: bytes) -> Vector:
+    if len(data) % 4 or len(data) > 4 * INLINE_VALUES:
+        raise _bad_array(f"{len(data)} bytes in the body")
+    flat: Vector = np.frombuffer(data, dtype="<f4")
+    return flat
+
+
 def _read_array(record: object) -> Vector:
     if not isinstance(record, ArrayRecord) or list(record) != [_FLAT]:
         raise _bad_array("other arrays")
@@ -119,7 +134,7 @@ def _read_array(record: object) -> Vector:
     described = f"{array.dtype}{list(array.shape)} as {array.stype}, {len(array.data)} bytes"
     if array.dtype != _DTYPE or array.stype != _STYPE or len(array.shape) != 1:
         raise _bad_array(described)
-    if not 0 <= array.shape[0] <= MAX_ARRAY_VALUES or len(array.data) != 4 * math.prod(array.shape):
+    if not INLINE_VALUES < array.shape[0] <= MAX_ARRAY_VALUES or len(array.data) != 4 * math.prod(array.shape):
         raise _bad_array(described)
     flat: Vector = np.frombuffer(array.data, dtype="<f4")
     flat.flags.writeable = False
@@ -147,6 +162,6 @@ def _bad_array(found: str) -> InputError:
         "the array is not one flat float32 array",
         rule="a message carries at most one flat little-endian float32 array",
         found=found,
-        limit=f"{_DTYPE}[d] as {_STYPE}, d <= {MAX_ARRAY_VALUES}",
+        limit=f"{_DTYPE}[d] in the body up to d = {INLINE_VALUES}, as {_STYPE} up to d = {MAX_ARRAY_VALUES}",
         next="run the same Residency version on both sides",
     )

@@ -21,8 +21,8 @@ Integers = npt.NDArray[np.int64]
 
 STEPS_PER_CLIP = 1 << 16  # gamma = clip / 2^16 for sigma <= 1, and in proportion for more
 FLOAT_SLACK = 2.0**-20  # float64 norms and scaling err by less than d * 2^-52 < 2^-20 relative, for d < 2^32
-TAIL = 9.5  # standard deviations that the sampler's table covers
-_TAIL_MASS = 2.2e-21  # P(|N(0,1)| > 9.5) < 2.11e-21
+TAIL = 10.0  # standard deviations that the sampler's table covers
+_TAIL_MASS = 1.6e-23  # P(|N(0,1)| > 10) < 1.53e-23
 _HIGH, _LOW = 63, 40  # bits of the weights: in the first word, and in the second where the first does not decide
 MIN_SIGMA, MAX_SIGMA = 0.1, 100.0
 
@@ -75,12 +75,12 @@ class RoundedGaussian:
     further bits: only when w equals a threshold does a second word decide, and a w above the last one is drawn again.
     The weight of m is proportional to (2 for m > 0) * phi(x) * (1 + h^2 (x^2 - 1)/24 + h^4 (x^4 - 6 x^2 + 3)/1920),
     x = m/S, h = 1/S: the integral of the normal density over [m - 1/2, m + 1/2] by its Taylor series; for S >= 2^12
-    and x <= 9.5 the next term is below 2^-60 relative.
+    and x <= 10 the next term is below 2^-60 relative.
 
     Error, in two parts. Pointwise: every probability is within a factor e^(+-rho), rho < 2^-44 = `ratio_error`
-    (float64 exp of an argument below 46 whose relative error is below 2^-51); over N samples that turns (eps, delta)
+    (float64 exp of an argument below 51 whose relative error is below 2^-51); over N samples that turns (eps, delta)
     into at most (eps + 2 N rho, e^(N rho) delta), below 2e-7 in eps for a million samples. Total variation, which is
-    added to delta, `tv_error`: the tail beyond 9.5 standard deviations and K weights rounded down to 2^-103.
+    added to delta, `tv_error`: the tail beyond 10 standard deviations and K weights rounded down to 2^-103.
     """
 
     ratio_error = 2.0**-44

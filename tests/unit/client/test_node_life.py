@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -33,7 +34,7 @@ def config(tmp_path: Path) -> NodeConfig:
         port = taken.getsockname()[1]
     return NodeConfig(
         f"127.0.0.1:{port}", files.ca, tmp_path / "site.crt", tmp_path / "node.key", tmp_path, frozenset,
-        poll_active_s=0.01, poll_idle_s=0.01, leave_within_s=0.3,
+        poll_fast_s=0.01, poll_active_s=0.01, poll_idle_s=0.01, leave_within_s=0.3,
     )  # fmt: skip
 
 
@@ -98,3 +99,9 @@ def test_a_message_at_hand_is_finished_or_abandoned_in_bounded_time(
     assert states == ["online", "answered", "left"]
     assert OneMessage.left
     assert ended.is_set() == (takes_s > 1)
+
+
+def test_the_node_asks_fast_after_an_answer_then_slower_and_slower(config: NodeConfig) -> None:
+    own = NodeConfig(**{f: v for f, v in vars(config).items() if not f.startswith("poll_")})
+    pauses = [node.pause_s(own, quiet) for quiet in (0.0, 1.99, 2.0, 59.9, 60.0, math.inf)]
+    assert pauses == [0.06, 0.06, 0.25, 0.25, 1.0, 1.0]

@@ -85,7 +85,7 @@ def test_the_table_is_the_rounded_gaussian(scale):
 
 
 def test_the_series_has_the_next_term_that_the_docstring_states():
-    x, h = 9.5, 2.0**-12
+    x, h = 10.0, 2.0**-12
     hermite6 = x**6 - 15 * x**4 + 45 * x**2 - 15
     assert h**6 / 322_560 * hermite6 < 2**-60
 

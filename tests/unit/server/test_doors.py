@@ -49,13 +49,20 @@ def judge(**kw):
     return fleet_door().judge(scope(**kw))
 
 
-def serve(door, asked):
-    sent = []
+def piece(body, *, more=False):
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def serve(door, asked, events=None):
+    sent, coming = [], list(events or [piece(b"0123456789")])
 
     async def send(event):
         sent.append(event)
 
-    asyncio.run(door(asked, None, send))
+    async def receive():
+        return coming.pop(0)
+
+    asyncio.run(door(asked, receive, send))
     return sent
 
 
@@ -137,6 +144,43 @@ def test_a_refusal_never_reaches_the_app_and_is_noted():
     assert "reached" not in refused
     assert "reached" not in socket_scope
     assert door._calls.noted == [("door", "another path", "", "http-404")]
+
+
+GONE = {"type": "http.disconnect"}
+
+
+@pytest.mark.parametrize(
+    ("coming", "handed_on"),
+    [
+        ([piece(b"abc"), GONE], [piece(b"abc"), GONE]),
+        ([piece(b"ab", more=True), piece(b"", more=True), piece(b"cd"), GONE], [piece(b"abcd"), GONE]),
+        ([{"type": "http.request"}, GONE], [piece(b""), GONE]),
+        ([piece(b"ab", more=True), GONE, GONE], [GONE, GONE]),
+    ],
+)
+def test_a_body_is_handed_on_whole_and_a_broken_one_never(coming, handed_on):
+    got = []
+
+    async def app(scope, receive, send):
+        got.extend([await receive(), await receive()])
+
+    serve(PrivateDoor(app, Calls()), scope(path="/v1/runtime/push-object"), coming)
+    assert got == handed_on
+
+
+def test_a_refused_request_is_not_read():
+    door, read = fleet_door(), []
+
+    async def receive():
+        read.append(1)
+        return GONE
+
+    async def send(event):
+        assert event["type"].startswith("http.response")
+
+    asyncio.run(door(scope(path="/v1/control/start-run"), receive, send))
+    asyncio.run(door(scope(peer=b"no certificate"), receive, send))
+    assert read == []
 
 
 @pytest.fixture(scope="module")

@@ -67,3 +67,76 @@ def test_private_names_are_imported_in_one_module_only():
                 words = line.split()
                 if len(words) > 1 and words[0] in {"from", "import"} and words[1].split(".")[0] == "flwr":
                     assert words[1] in public, f"{path}: {line}"
+
+
+# What Flower 1.41.0 puts around every call, outermost first, as it was read and judged for the lean stacks.
+KNOWN = (
+    "ControlSensitiveResponseMiddleware",
+    "http_error_translator",
+    "ControlAuthenticationMiddleware",
+    "ControlLicenseMiddleware",
+    "ProtobufTranslationMiddleware",
+    "RuntimeTracingMiddleware",
+    "ControlEventLogMiddleware",
+    "NodeAuthMiddleware",
+    "FleetEventLogMiddleware",
+)
+
+
+def middleware(app):
+    return [flwr_private._middleware_name(m) for m in app.user_middleware]
+
+
+def around(stack):
+    """The names of what is around the routes, outermost first."""
+    names = []
+    while hasattr(stack, "app"):
+        names.append(getattr(getattr(stack, "dispatch_func", None), "__name__", "") or type(stack).__name__)
+        names[-1] = type(stack).__name__ if names[-1] == "dispatch" else names[-1]
+        stack = stack.app
+    return [n for n in names if n in KNOWN]
+
+
+def test_flowers_middleware_is_the_list_that_was_judged():
+    app = flwr_private.superlink().create_app()
+    assert tuple(middleware(app)) == KNOWN == flwr_private.MIDDLEWARE
+
+
+def test_a_stack_holds_what_is_needed_in_flowers_order_and_leaves_the_application_whole():
+    app = flwr_private.superlink().create_app()
+    needed = frozenset({"NodeAuthMiddleware", "http_error_translator", "ProtobufTranslationMiddleware"})
+    assert around(flwr_private.stack(app, needed)) == [n for n in KNOWN if n in needed]
+    assert tuple(middleware(app)) == KNOWN
+    assert around(app.build_middleware_stack()) == list(KNOWN)
+
+
+@pytest.mark.parametrize("change", ["one more", "one less", "another order"])
+def test_other_middleware_stops_the_process(change):
+    app = flwr_private.superlink().create_app()
+    if change == "one more":
+        app.user_middleware.append(app.user_middleware[-1])
+    elif change == "one less":
+        app.user_middleware.pop()
+    else:
+        app.user_middleware.reverse()
+    with pytest.raises(EnvironmentFault) as e:
+        flwr_private.stack(app, frozenset(KNOWN))
+    assert e.value.code == "RSD-7103"
+
+
+def test_the_grid_looks_again_at_once_and_as_long_as_flower_would():
+    code = """
+import inspect
+from strategies import flwr_private as p
+pull = p.grid().pull_objects
+default = {n: v.default for n, v in inspect.signature(pull).parameters.items()}
+p.hasten_pulls(); p.hasten_pulls()
+from flwr.superlink.grid import http_grid
+assert http_grid.HttpGrid.pull_messages.__globals__["pull_objects"] is http_grid.pull_objects
+told = http_grid.pull_objects.keywords
+assert http_grid.pull_objects.func is pull
+assert told["initial_backoff"] < default["initial_backoff"] and told["backoff_cap"] < default["backoff_cap"]
+assert told["max_tries_per_object"] * told["backoff_cap"] >= default["max_tries_per_object"] * default["backoff_cap"]
+assert "pull_objects" in http_grid.HttpGrid.pull_messages.__code__.co_names
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

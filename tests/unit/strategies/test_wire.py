@@ -1,3 +1,5 @@
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -20,25 +22,64 @@ def same(a, b):
     return (a is None and b is None) or (a is not None and b is not None and a.tobytes() == b.tobytes())
 
 
+# Arrays of up to 40 values, on both sides of a bound of 20: the real bound is tested by its neighbours below.
+few_inline = patch.object(wire, "INLINE_VALUES", 20)
+none_inline = patch.object(wire, "INLINE_VALUES", -1)
+
+
 @given(st.sampled_from(sorted(wire.MESSAGE_TYPES)), bodies, st.none() | vectors)
 def test_a_request_comes_back_bit_for_bit(kind, body, array):
-    back = wire.decode_request(wire.encode_request(Request(kind, body, array)))
+    with few_inline:
+        back = wire.decode_request(wire.encode_request(Request(kind, body, array)))
     assert (back.kind, back.body) == (kind, body)
     assert same(back.array, array)
 
 
 @given(bodies, st.none() | vectors)
 def test_a_reply_comes_back_bit_for_bit(body, array):
-    back = wire.decode_reply(wire.encode_reply(Reply(body, array)))
+    with few_inline:
+        back = wire.decode_reply(wire.encode_reply(Reply(body, array)))
     assert back.body == body
     assert same(back.array, array)
 
 
-def test_the_array_is_one_flat_little_endian_float32():
-    record = wire.encode_reply(Reply(BODY, np.array([1.0, -2.0], np.float32)))
-    array = record["array"]["flat"]
-    assert array.data == b"\x00\x00\x80\x3f\x00\x00\x00\xc0"
-    assert not wire.decode_reply(record).array.flags.writeable
+def test_the_array_is_flat_little_endian_float32_in_the_body_or_beside_it():
+    reply = Reply(BODY, np.array([1.0, -2.0], np.float32))
+    data = b"\x00\x00\x80\x3f\x00\x00\x00\xc0"
+    inline = wire.encode_reply(reply)
+    assert dict(inline["body"]) == {"json": BODY, "flat": data}
+    assert list(inline) == ["body"]
+    assert not wire.decode_reply(inline).array.flags.writeable
+    with none_inline:
+        beside = wire.encode_reply(reply)
+        assert not wire.decode_reply(beside).array.flags.writeable
+    assert dict(beside["body"]) == {"json": BODY}
+    assert beside["array"]["flat"].data == data
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**18 - 1, 2**18, 2**18 + 1])
+def test_arrays_up_to_one_mebibyte_are_in_the_body(size):
+    array = np.arange(size, dtype=np.float32)
+    record = wire.encode_request(Request("round", BODY, array))
+    assert list(record) == (["body"] if size <= 2**18 else ["body", "array"])
+    assert same(wire.decode_request(record).array, array)
+
+
+@pytest.mark.parametrize("size", [0, 2**18, 2**18 + 1])
+def test_the_other_encoding_of_an_array_is_refused(size):
+    reply = Reply(BODY, np.zeros(size, np.float32))
+    with patch.object(wire, "INLINE_VALUES", -1 if size <= 2**18 else size):
+        record = wire.encode_reply(reply)
+    with pytest.raises(InputError) as e:
+        wire.decode_reply(record)
+    assert e.value.code == "RSD-1111"
+
+
+@pytest.mark.parametrize("data", [b"\0", b"\0" * 7, b"\0" * (4 * 2**18 + 1), b"\0" * (4 * 2**18 + 4)])
+def test_bytes_that_are_no_array_of_the_body_are_refused(data):
+    with pytest.raises(InputError) as e:
+        wire.decode_reply(RecordDict({"body": ConfigRecord({"json": BODY, "flat": data})}))
+    assert e.value.code == "RSD-1111"
 
 
 def test_a_strided_array_is_written_in_order():
@@ -77,9 +118,15 @@ def flat(dtype="float32", shape=(2,), stype="residency.f32le", data=b"\0" * 8):
     ],
 )
 def test_malformed_arrays_are_refused(record):
-    with pytest.raises(InputError) as e:
+    with none_inline, pytest.raises(InputError) as e:
         wire.decode_reply(RecordDict({"body": ConfigRecord({"json": BODY}), "array": record}))
     assert e.value.code == "RSD-1111"
+
+
+def test_the_array_that_the_malformed_ones_differ_from_is_read():
+    record = RecordDict({"body": ConfigRecord({"json": BODY}), "array": ArrayRecord({"flat": flat()})})
+    with none_inline:
+        assert wire.decode_reply(record).array.tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +140,10 @@ def test_malformed_arrays_are_refused(record):
         {"body": ConfigRecord({"json": "text"})},
         {"body": ConfigRecord({"json": BODY, "lr": 1.0})},
         {"body": ConfigRecord({"kind": "round", "json": BODY})},
+        {"body": ConfigRecord({"json": BODY, "flat": "text"})},
+        {"body": ConfigRecord({"json": BODY, "flat": [0.0, 1.0]})},
+        {"body": ConfigRecord({"flat": b""})},
+        {"body": ConfigRecord({"json": BODY, "flat": b"\0" * 8}), "array": ArrayRecord({"flat": flat()})},
         {"body": ConfigRecord({"json": b"x" * (wire.MAX_BODY_BYTES + 1)})},
     ],
 )
