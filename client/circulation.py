@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from client.books import Books
 from client.governance import GovernanceClient
+from client.quota import Refusals
 from client.standing import Standing
 from client.witnessing import cosign, keep
 from compliance.errors import ResidencyError
@@ -17,10 +18,12 @@ from compliance.governance import ExchangeReply, ExchangeRequest
 from compliance.log import checkpoint, note
 from compliance.messages import CheckpointOffer, CosignedLine
 
-_QUIET: Final = frozenset({"cosign"})  # alone no reason to ask for cosignatures: every site would answer every other
+# Alone no reason to ask for cosignatures: every site would answer every other, and whoever sends rubbish be asked.
+_QUIET: Final = frozenset({"cosign", "refusal"})
 _STALE_PROOF: Final = "RSD-5043"
-_REMEMBERED: Final = 1000  # refused things, so that each is reported once
 _CALLS_AT_MOST: Final = 3  # of one turn: the offer, once more with other proofs, and what was cosigned meanwhile
+
+T = TypeVar("T", CheckpointOffer, CosignedLine)
 
 
 @dataclass(frozen=True)
@@ -32,21 +35,26 @@ class Pace:
 
 
 class Circulation:
-    """One site's turns at the exchange, over one set of books."""
+    """One site's turns at the exchange, over one set of books. `refusals` may have seen earlier connections."""
 
     def __init__(
-        self, books: Books, standing: Standing, pace: Pace, clock: Callable[[], float] = time.monotonic
+        self,
+        books: Books,
+        standing: Standing,
+        pace: Pace,
+        refusals: Refusals,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._books, self._standing, self._pace, self._clock = books, standing, pace, clock
         self._last: float | None = None
         self._shown = 0  # size of this log up to which others were told, or need not be
         self._kept: dict[str, CosignedLine] = {}  # witness -> its last line
-        self._refused: set[str] = set()
+        self._refusals = refusals
         self._known = ""
         self._in_run = False
 
     def turn(self, client: GovernanceClient) -> list[ResidencyError]:
-        """Exchange if it is time; what was refused on the way, each thing once. Every refusal is in the log.
+        """Exchange if it is time; what was refused on the way, each thing once. Refusals are in the log, or counted.
 
         Among what is returned is RSD-1225: this log is older than the one that the operator has seen; nothing is
         cosigned then. Raises PeerUnreachable RSD-6301, Refused RSD-3100 (checkpoints may not leave).
@@ -99,36 +107,47 @@ class Circulation:
             if not self._try(partial(self._books.check_not_restored, reply.known), reply.known, found):
                 return False  # this log is not the one that was cosigned: it vouches for nobody else's
             self._known = reply.known
-        for line in reply.cosigned:
+        for line in self._lines(reply):
             if self._kept.get(line.witness) != line:
                 self._try(partial(keep, self._books, line), line.line, found)
                 self._kept[line.witness] = line
         told = False
-        for offer in reply.offers:
+        for offer in self._offers(reply):
             if self._is_news(offer):
                 told |= self._try(partial(cosign, self._books, offer, ""), offer.note, found)
         return told
 
+    def _lines(self, reply: ExchangeReply) -> list[CosignedLine]:
+        """One line of each witness in the trust file: whatever else a reply holds is not looked at."""
+        trust = self._books.anchor.trust
+        names = {trust.operator.name, *(s.name for s in trust.sites)} - {self._books.name}
+        return _one_of_each(reply.cosigned, "witness", {trust.witness_name(n) for n in names})
+
+    def _offers(self, reply: ExchangeReply) -> list[CheckpointOffer]:
+        """One offer of each log that this site witnesses."""
+        return _one_of_each(reply.offers, "origin", set(others(self._books)))
+
     def _is_news(self, offer: CheckpointOffer) -> bool:
         """Not one that was cosigned here, and not an older one than that: those travel late, and prove nothing."""
         last = self._books.witness.last(offer.origin)
-        if last is None or offer.note in self._refused:
-            return offer.note not in self._refused
-        found = checkpoint.parse_text(note.parse(offer.note).text)
+        if last is None:
+            return True
+        try:
+            found = checkpoint.parse_text(note.parse(offer.note).text)
+        except ResidencyError:
+            return True  # whoever cosigns refuses it with the reason, and the other offers are looked at
         return found.size >= last[0] and (found.size, found.root) != last
 
     def _try(self, act: Callable[[], object], name: str, found: list[ResidencyError]) -> bool:
-        if name in self._refused:
+        if name in self._refusals.known:
             return False
         try:
             act()
         except ResidencyError as e:
             if e.code == _STALE_PROOF:  # something was cosigned in the meantime: the next turn gets the right proof
                 return False
-            if len(self._refused) >= _REMEMBERED:
-                self._refused.clear()
-            self._refused.add(name)
-            self._books.record_refusal(e, "")
+            self._refusals.known.add(name)
+            self._refusals.record(self._books, e)
             found.append(e)
             return False
         return True
@@ -139,6 +158,16 @@ def others(books: Books) -> list[str]:
     trust = books.anchor.trust
     names = [trust.operator.name, *(s.name for s in trust.sites if s.name != books.name)]
     return [trust.log_origin(name) for name in names]
+
+
+def _one_of_each(found: tuple[T, ...], field: str, names: set[str]) -> list[T]:
+    """The first of each name."""
+    kept: dict[str, T] = {}
+    for one in found:
+        name = str(getattr(one, field))
+        if name in names:
+            kept.setdefault(name, one)
+    return list(kept.values())
 
 
 def _proves(offer: CheckpointOffer, sizes: tuple[int, ...]) -> bool:

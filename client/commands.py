@@ -67,6 +67,7 @@ def _serve(home: Path, stop: threading.Event, threads: int | None, memory_mib: i
 
 def _serve_site(home: Path, stop: threading.Event, threads: int | None, memory_mib: int | None) -> None:
     from client.app import app  # noqa: PLC0415 - loads Flower
+    from client.closing import settle_over  # noqa: PLC0415
     from client.enrolment import need_certificate  # noqa: PLC0415
     from client.limits import isolation  # noqa: PLC0415
     from client.link import Link  # noqa: PLC0415 - loads gRPC
@@ -77,6 +78,7 @@ def _serve_site(home: Path, stop: threading.Event, threads: int | None, memory_m
     certificate = need_certificate(AgentHome(home))
     site = open_site(home)
     site.check_ledger()
+    settle_over(site)
     site.home.policy(site.anchor)
     site.workbench.threads = threads or site.workbench.threads
     site.workbench.memory_mib = memory_mib or site.workbench.memory_mib

@@ -17,9 +17,10 @@ from client.admission import Case
 from client.data import withdrawals
 from client.denial import denied
 from client.site import Site
+from client.subjects import finish_withdrawals
 from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
 from compliance.errors import InputError, InternalBug, Refused, ResidencyError, RunFailed
-from compliance.files import read_bytes, write_durably
+from compliance.files import read_bytes, sync_folder, write_durably
 from compliance.law.model import Party
 from compliance.messages import RoundReply, RoundRequest, encode
 from compliance.privacy.ledger_state import Charge
@@ -47,12 +48,14 @@ class Committed(Frozen):
 
 def contribute(site: Site, message: RoundRequest, array: Vector | None) -> Reply:
     """This site's update of a round; `array` is the global model beside the message. Failures are logged here."""
+    finish_withdrawals(site)  # what a killed command left; from here on `case` knows everybody who withdrew
     case = site.joined_case(message.study)
     base = _checked_base(case, message, array)
     onward = _onward(case, message.recipients)
     folder = site.home.study_folder(case.digest) / "rounds" / f"{message.round:03d}"
     committed = _committed(site, case, message, folder, base)
     with withdrawals.releasing(site.home.path):
+        withdrawals.check_finished(site.home)
         _refuse_failed(message, folder)
         update = _update_of(folder, committed)
         return _send(site, case, message, committed, update, onward)
@@ -101,6 +104,12 @@ def _committed(site: Site, case: Case, message: RoundRequest, folder: Path, base
     if file.exists():
         found = load_model(Committed, parse_canonical(read_bytes(file, "commit"), str(file)), "RSD-1210", str(file))
         return _for_base(found, message)
+    if (folder / "roster.sha256").exists():
+        raise RunFailed(
+            "RSD-1218", f"round {message.round} is over at this site: its roster is signed",
+            rule="a round has one roster, and no update after it", found="a countersigned roster without an update",
+            limit="an open round", next="propose a new study",
+        )  # fmt: skip
     if _trained(folder) is None:
         _attempt(site, case, message, folder, base)
     with withdrawals.releasing(site.home.path):
@@ -112,18 +121,34 @@ def _refuse_failed(message: RoundRequest, folder: Path) -> None:
     """A failure ends the round at this site, and a withdrawal ends a finished update too. Raises RSD-1218, RSD-2430."""
     file = folder / "failed.json"
     if not file.exists():
-        return
+        if not _given_up(folder):
+            return
+        raise _failed_before(message.round, "its failure could not be stored")
     code = str(parse_canonical(read_bytes(file, "failure"), str(file))["code"])
     if code == withdrawals.WITHDRAWN:
         raise withdrawals.subject_withdrawn()
-    raise RunFailed(
+    raise _failed_before(message.round, code)
+
+
+def _failed_before(round_: int, found: str) -> RunFailed:
+    return RunFailed(
         "RSD-1218",
-        f"round {message.round} has failed at this site before ({code})",
+        f"round {round_} has failed at this site before ({found})",
         rule="no re-draw after a failure",
-        found=code,
+        found=found,
         limit="one outcome a round",
         next="the run goes on without this site in this round",
     )
+
+
+def _open_file(folder: Path, attempt: int) -> Path:
+    """There from before the charge of an attempt until it fails. A kill leaves it; to remove it needs no disk space."""
+    return folder / f"open-{attempt}"
+
+
+def _given_up(folder: Path) -> bool:
+    begun = (int(f.name.removeprefix("base-").removesuffix(".sha256")) for f in folder.glob("base-*.sha256"))
+    return any(not _open_file(folder, attempt).exists() for attempt in begun)
 
 
 def _attempt(site: Site, case: Case, message: RoundRequest, folder: Path, base: Vector) -> None:
@@ -142,6 +167,7 @@ def _attempt(site: Site, case: Case, message: RoundRequest, folder: Path, base: 
             limit=_ATTEMPTS_AT_MOST,
             next="find out why the worker dies (memory, disk) before the next run",
         )
+    write_durably(_open_file(folder, attempt), b"")  # before the next: an attempt without it has failed
     write_durably(_base_file(folder, attempt), message.base_sha256.encode("ascii"))
     unlogged = site.log.size
     paid = site.ledger.charge(case.dataset.source, case.digest, message.round, attempt, case.event(1))
@@ -160,8 +186,10 @@ def _attempt(site: Site, case: Case, message: RoundRequest, folder: Path, base: 
 
 
 def _fail(site: Site, case: Case, folder: Path, body: dict[str, Json]) -> None:
-    if body["code"] != _CRASHED:
-        write_durably(folder / "failed.json", canonical(body))  # first: a log that is full must not allow a re-draw
+    if body["code"] != _CRASHED:  # first: neither a full disk nor a full log must allow a re-draw
+        _open_file(folder, int(str(body["attempt"]))).unlink(missing_ok=True)
+        sync_folder(folder)
+        write_durably(folder / "failed.json", canonical(body))
     site.record("failure", body, case.digest)
     if not withdrawals.is_current(site.home, case):
         withdrawals.purge_cache(site.home.study_folder(case.digest) / "cache")  # what was put there meanwhile

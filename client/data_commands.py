@@ -139,4 +139,5 @@ def model_add(folder: Path, home: Path, name: str | None) -> Result:
     from client import registration  # noqa: PLC0415
 
     digest = registration.add_model(at_home(home), folder, name or folder.name)
-    return Result({"model": name or folder.name, "sha256": digest}, [f"model {digest[:12]} registered"])
+    lines = [f"model {name or folder.name} registered", f"digest {digest}"]
+    return Result({"model": name or folder.name, "sha256": digest}, lines)

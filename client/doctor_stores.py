@@ -48,6 +48,7 @@ class Stores:
         self._registry: Fact[Registry] = Fact("registry.json", standing.home.registry)
         self._whole: Fact[Check] = Fact("log.db", lambda: self._log(whole=True))
         self._spent: Fact[Spent] = Fact("log.db", lambda: self._look(_spent))
+        self._over: Fact[frozenset[str]] = Fact("log.db", lambda: self._look(_closed_studies))
 
     def data(self) -> Iterator[Check]:
         """Each registered extract and model."""
@@ -75,7 +76,7 @@ class Stores:
         return extract(record, file_digest(Path(record.path)), self._d.at, self._d.limits)
 
     def studies(self) -> Iterator[Check]:
-        """Each study that this site joined or was asked to answer, and whose term is not over."""
+        """Each study that this site joined or was asked to answer, unless it is closed here or its term is over."""
         joined = {p.parent.name: p for p in sorted((self._d.path / "studies").glob("*/study.json"))}
         asked = {p.stem: p for p in sorted((self._d.path / "inbox" / "studies").glob("*.json"))}
         for digest, path in {**asked, **joined}.items():
@@ -85,7 +86,7 @@ class Stores:
         anchor, policy = self._d.anchor.need(), self._d.policy.need().policy
         data = read_bytes(path, "study").removesuffix(b"\n")
         study, digest = open_study(anchor, data, path.name)
-        if parse_time(study.ends) < self._d.at:
+        if parse_time(study.ends) < self._d.at or self._is_closed(digest):
             return []
         until = {"trust file": anchor.trust.expires, "policy": policy.expires, **pack_ends(policy)}
         missing = unprovided(study, self._registry.need())
@@ -98,6 +99,9 @@ class Stores:
                 missing,
             )
         ]
+
+    def _is_closed(self, digest: str) -> bool:
+        return (self._d.path / "log.db").exists() and digest in self._over.need()
 
     def _renewed(self) -> dict[str, str]:
         """Ends of what is renewed without stopping: the certificate and this site's keys."""
@@ -154,6 +158,12 @@ def _spent(log: LogStore) -> Spent:
     charges = [e.body for e in log.entries(kind="charge")]
     held = tuple((str(b["source"]), int(b["seq"]), str(b["head"])) for b in charges)
     return Spent(held, len(charges) + len(log.entries(kind="reservation")))
+
+
+def _closed_studies(log: LogStore) -> frozenset[str]:
+    """Studies whose run was closed at this site and not joined again since."""
+    last = {e.study: e.kind for e in log.entries() if e.kind in {"join", "close"}}
+    return frozenset(study for study, kind in last.items() if kind == "close")
 
 
 def _ledger_check(ledger: Ledger, charged: Sequence[Charged]) -> Check:

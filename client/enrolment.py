@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from client.home import AgentHome, new_node_key, open_own_policy
 from compliance.canonical import canonical
-from compliance.clock import now, rfc3339
+from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import InputError, Refused
 from compliance.files import read_bytes, write_durably
-from compliance.identity import PublicIdentity, load_public, new_signer, save_signer
+from compliance.identity import PublicIdentity, Role, load_public, new_signer, save_signer
 from compliance.pki import SiteCertificate, read_site_certificate, signed_by
 from compliance.trust.enrol import Invitation, claimed_invitation, make_request, open_invitation
+from compliance.trust.home import new_folder
 from compliance.trust.root import Anchor, check_successor, open_trust, signing_sites
 
 
@@ -21,14 +23,16 @@ def enrol(home: Path, invitation_file: Path, signatory: PublicIdentity, dpo: Pub
     """Make the agent's folder and keys from an invitation; returns the signed enrolment request.
 
     Called again with the same invitation before a certificate is installed, it returns the same request: a lost reply
-    costs nothing. Raises InputError RSD-1208 when the folder is an agent's home already otherwise; the private keys
-    stay in it.
+    costs nothing. The folder appears whole or not at all; the private keys stay in it. Raises InputError RSD-1208 when
+    it is an agent's home already otherwise, or the people are others than in that request, RSD-2009 when it holds
+    something else.
     """
     invitation = open_invitation(read_bytes(invitation_file, "invitation"), str(invitation_file))
     kept = home / "enrolment.json"
     if (home / "agent.json").exists():
         waiting = kept.exists() and not certificate_file(home).exists()
         if waiting and claimed_invitation(read_bytes(kept, "the request"), str(kept)) == invitation.digest:
+            _check_same_people(home, signatory, dpo)
             return read_bytes(kept, "the request")
         raise InputError(
             "RSD-1208",
@@ -38,15 +42,36 @@ def enrol(home: Path, invitation_file: Path, signatory: PublicIdentity, dpo: Pub
             next="use another --home, or go on with this one: residency agent status",
         )
     agent = new_signer("agent", invitation.site, rfc3339(now()), until)
-    save_signer(agent, home / "keys")
-    node_key = new_node_key(home / "keys" / "node.key")
-    request = make_request(invitation, agent, signatory, dpo, node_key).encode() + b"\n"
-    write_durably(home / "people" / "signatory.pub.json", canonical(signatory.as_json()) + b"\n")
-    write_durably(home / "people" / "dpo.pub.json", canonical(dpo.as_json()) + b"\n")
-    write_durably(home / "ca.crt", invitation.ca_pem.encode("ascii"))
-    write_durably(kept, request)
-    write_durably(home / "agent.json", canonical(_config(invitation)))
+    with new_folder(home) as making:
+        save_signer(agent, making / "keys")
+        node_key = new_node_key(making / "keys" / "node.key")
+        request = make_request(invitation, agent, signatory, dpo, node_key).encode() + b"\n"
+        write_durably(_person(making, "signatory"), canonical(signatory.as_json()) + b"\n")
+        write_durably(_person(making, "dpo"), canonical(dpo.as_json()) + b"\n")
+        write_durably(making / "ca.crt", invitation.ca_pem.encode("ascii"))
+        write_durably(making / kept.name, request)
+        write_durably(making / "agent.json", canonical(_config(invitation)))
     return request
+
+
+def _person(home: Path, role: str) -> Path:
+    return home / "people" / f"{role}.pub.json"
+
+
+def _check_same_people(home: Path, signatory: PublicIdentity, dpo: PublicIdentity) -> None:
+    """The request names people, and is made once: repeating it with others would send the first ones."""
+    for role, given in (("signatory", signatory), ("dpo", dpo)):
+        enrolled = load_public(_person(home, role))
+        if given != enrolled:
+            raise InputError(
+                "RSD-1208",
+                f"{home} was made with another {role}",
+                rule="an enrolment request is made once, and repeated as it is",
+                found=given.keyid[:12],
+                limit=enrolled.keyid[:12],
+                next=f"repeat it with {_person(home, role)}; or, to name another {role}, ask the operator for a new"
+                " invitation and enrol with it in another --home",
+            )
 
 
 def certificate_file(home: Path) -> Path:
@@ -55,7 +80,14 @@ def certificate_file(home: Path) -> Path:
 
 
 def install_certificate(home: AgentHome, data: bytes) -> SiteCertificate:
-    """Keep this site's certificate (PEM), once it is known to be of our CA and for our node key, and valid now.
+    """Keep this site's certificate (PEM) that `check_certificate` accepts. Raises what that raises."""
+    certificate = check_certificate(home, data)
+    write_durably(certificate_file(home.path), data)
+    return certificate
+
+
+def check_certificate(home: AgentHome, data: bytes) -> SiteCertificate:
+    """This site's certificate (PEM), once it is known to be of our CA and for our node key, and valid now.
 
     Raises InputError RSD-6203 (no such certificate), Refused RSD-6211 (another CA, key, site or time).
     """
@@ -80,7 +112,6 @@ def install_certificate(home: AgentHome, data: bytes) -> SiteCertificate:
                 limit=limit,
                 next="ask the operator for the certificate that belongs to this site's enrolment request",
             )
-    write_durably(certificate_file(home.path), data)
     return certificate
 
 
@@ -133,11 +164,7 @@ def check_trust(home: AgentHome, data: bytes, what: str) -> Anchor:
     own = load_public(home.path / "keys" / "agent.pub.json")
     if own.keyid not in {k.keyid for k in anchor.trust.keys_of("agent", config.site)}:
         raise _not_ours("agent key", _keyids(anchor.trust.keys_of("agent", config.site)), own.keyid[:12])
-    for role in ("signatory", "dpo"):
-        enrolled = load_public(home.path / "people" / f"{role}.pub.json")
-        named = anchor.trust.keys_of(role, config.site)
-        if {k.keyid for k in named} != {enrolled.keyid}:
-            raise _not_ours(f"{role} key", _keyids(named), enrolled.keyid[:12])
+    _check_people(home, anchor)
     if config.site not in signing_sites(anchor.trust, anchor.envelope, anchor.trust):
         raise Refused(
             "RSD-1228",
@@ -151,6 +178,26 @@ def check_trust(home: AgentHome, data: bytes, what: str) -> Anchor:
     if old.exists() and read_bytes(old, "trust file") != data:
         check_successor(home.anchor(), anchor)
     return anchor
+
+
+def _check_people(home: AgentHome, anchor: Anchor) -> None:
+    """The file names the enrolled people, and nobody else of this site whose key may sign when it is issued or later.
+
+    Keys that have ended stay in the file for what they signed: those of the people of an earlier enrolment.
+    """
+    trust, site = anchor.trust, home.config.site
+    roles: tuple[Role, ...] = ("signatory", "dpo")
+    for role in roles:
+        enrolled = load_public(_person(home.path, role)).keyid
+        named = trust.keys_of(role, site)
+        live = [k for k in named if not _ended(k, parse_time(trust.issued))]
+        if enrolled not in {k.keyid for k in named} or {k.keyid for k in live} - {enrolled}:
+            raise _not_ours(f"{role} key", _keyids(live), enrolled[:12])
+
+
+def _ended(key: PublicIdentity, at: datetime) -> bool:
+    revoked = key.revoked_at is not None and parse_time(key.revoked_at) <= at
+    return revoked or parse_time(key.not_after) < at
 
 
 def _keyids(keys: list[PublicIdentity]) -> str:

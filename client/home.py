@@ -192,15 +192,31 @@ class AgentHome:
             yield self.registry()
 
     def secret(self) -> bytes:
-        """32 bytes that key the hashes of rows; made once, readable by the owner only."""
+        """32 bytes that key the hashes of rows; made once, readable by the owner only.
+
+        Raises EnvironmentFault RSD-2421 if it is lost while rows.db exists: a new one would match nobody who is known.
+        """
         file = self.path / "keys" / "rows.secret"
         if not file.exists():
+            if (self.path / "rows.db").exists():
+                raise _secret_lost()
             write_durably(file, os.urandom(32), private=True)
         return read_bytes(file, "row secret")
 
     def study_folder(self, study: str) -> Path:
         """Where the state of one study lives."""
         return self.path / "studies" / study
+
+
+def _secret_lost() -> EnvironmentFault:
+    return EnvironmentFault(
+        "RSD-2421",
+        "the secret that keys this site's index of rows is lost: nobody in rows.db can be recognised without it",
+        rule="who has withdrawn, and whose ledger pays, is known by keys/rows.secret",
+        found="rows.db without keys/rows.secret",
+        limit="both, from one backup",
+        next="restore keys/rows.secret from the backup of this home; the agent works again as soon as it is there",
+    )
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,24 +15,33 @@ from client.governance import GovernanceClient
 from client.standing import Standing
 from compliance.canonical import canonical
 from compliance.clock import now, rfc3339
-from compliance.errors import CheckFailed, EnvironmentFault, InputError, Refused, ResidencyError
+from compliance.errors import CheckFailed, EnvironmentFault, InputError, PeerUnreachable, Refused, ResidencyError
 from compliance.files import read_bytes, sync_folder, write_durably
 from compliance.governance import MOST_STATEMENT
 from compliance.statements import Judged, judge
 
-# What the door says about the caller, not about the statement: the statement waits.
-_WAITS: Final = frozenset(
+# What is said about the statement itself, here or there: it will never be taken. After anything else it waits.
+_FINAL: Final = frozenset(
+    {"RSD-6305", "RSD-6306", "RSD-6308"}  # of another site, of no kind that is delivered, one too many
+    | {"RSD-6006", "RSD-6011", "RSD-6012", "RSD-6217"}  # its signatures and its kind
+    | {"RSD-2205", "RSD-2206"}  # its form
+)
+# Of the statement if it is read here; the operator says so of its own files too.
+_MALFORMED: Final = frozenset({"RSD-2001", "RSD-2002", "RSD-2003", "RSD-2004"})
+# What the door says about the caller: it would say the same of every other statement.
+_CALLER: Final = frozenset(
     {"RSD-6013", "RSD-6203", "RSD-6205", "RSD-6206", "RSD-6207", "RSD-6208", "RSD-6209", "RSD-6210"}
-    | {"RSD-6303", "RSD-6304"}
+    | {"RSD-6215", "RSD-6303", "RSD-6304"}
 )
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What became of one file of the outbox; `error` is None if the operator has it."""
+    """What became of one file of the outbox; `error` is None if the operator has it. `waits`: it is tried again."""
 
     file: str
     error: ResidencyError | None
+    waits: bool = False
 
 
 def waiting(home: Path) -> list[Path]:
@@ -55,28 +64,55 @@ def put(books: Books, data: bytes, what: str) -> Judged:
     return judged
 
 
-def deliver(books: Books, standing: Standing, client: GovernanceClient) -> Iterator[Delivery]:
-    """Hand over every file that waits, if the site's rules let answers out.
+def deliver(
+    books: Books, standing: Standing, client: GovernanceClient, later: Container[str] = ()
+) -> Iterator[Delivery]:
+    """Hand over every file that waits, but those named in `later`, if the site's rules let answers out.
 
-    Raises PeerUnreachable RSD-6301, Refused RSD-3100, and what the door refuses the site itself with: the rest waits.
+    A file that cannot be taken now waits, and holds no other up. Raises PeerUnreachable RSD-6301, Refused RSD-3100, and
+    what the door refuses the site itself with: the rest waits.
     """
     for file in waiting(books.home.path):
-        data = read_bytes(file, "a queued answer", MOST_STATEMENT)
-        try:
-            study = judge(books.anchor, data, file.name, books.name, now()).study
-        except (CheckFailed, InputError, Refused) as e:
-            yield _refused(books, file, e)
+        if file.name in later:
             continue
-        standing.check("answer", study)
         try:
-            client.answer(data)
+            data = read_bytes(file, "a queued answer", MOST_STATEMENT)
+            judged = judge(books.anchor, data, file.name, books.name, now())
         except (CheckFailed, InputError, Refused) as e:
-            if e.code in _WAITS:
+            if file.exists():  # else another process has moved it meanwhile
+                yield _untaken(books, file, e, _FINAL | _MALFORMED)
+            continue
+        standing.check("answer", judged.study)
+        try:
+            _hand_over(client, data, judged)
+        except PeerUnreachable:
+            raise
+        except ResidencyError as e:
+            if e.code in _CALLER:
                 raise
-            yield _refused(books, file, e)
+            yield _untaken(books, file, e, _FINAL)
             continue
+        body = {"act": "delivered", "statement": judged.kind, "digest": judged.digest, "study": judged.study}
+        books.record_once("answer", body, "")
         _move(file, file.parent / "delivered")
         yield Delivery(file.name, None)
+
+
+def _hand_over(client: GovernanceClient, data: bytes, judged: Judged) -> None:
+    reply = client.answer(data)
+    if reply.digest != judged.digest:
+        raise CheckFailed(
+            "RSD-6316",
+            f"the operator acknowledges another statement than the {judged.kind} that was sent",
+            rule="a statement is delivered when the operator names its digest",
+            found=reply.digest[:12],
+            limit=judged.digest[:12],
+            next="ask the operator; the statement stays in the outbox and is sent again",
+        )
+
+
+def _untaken(books: Books, file: Path, error: ResidencyError, final: frozenset[str]) -> Delivery:
+    return _refused(books, file, error) if error.code in final else Delivery(file.name, error, waits=True)
 
 
 def _refused(books: Books, file: Path, error: ResidencyError) -> Delivery:

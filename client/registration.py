@@ -13,6 +13,7 @@ from client.admission import file_digest
 from client.books import Books
 from client.data.coincidence import read_content
 from client.data.commitment import commit_rows, commitment_key
+from client.data.forgotten import forgotten_columns
 from client.data.identity import subject_keys
 from client.data.row_index import Changes, Extract, Known
 from client.data.schema import columns_of, declared_count
@@ -59,7 +60,8 @@ def add_dataset(
     by the values of `id_columns` or `patient_columns` (default: the same), in that order, whatever the columns are
     called; or, under new pseudonyms, because the rows say the same (`client.data.coincidence`). One that belongs to
     two sources is refused (RSD-1231): no flag overrides either. Rows of withdrawn subjects are left out of training.
-    Raises InputError RSD-1230, RSD-1235, RSD-23xx, RSD-2400, RSD-2401, RSD-2402, Refused RSD-1231.
+    Raises InputError RSD-1230, RSD-1235, RSD-23xx, RSD-2400, RSD-2401, RSD-2402, Refused RSD-1231, RSD-2422,
+    CheckFailed RSD-2417 (an index that has lost a registered extract), EnvironmentFault RSD-2421.
     """
     with home.changing_registry() as registry:
         _refuse_taken(name, [d.name for d in registry.datasets])
@@ -68,11 +70,15 @@ def add_dataset(
         table = TableFile(path).table(())
         _require_columns(table, (*id_columns, *patients))
         record = _described(home, record, table, path)
-        extract = _extract(home.secret(), record, table)
+        texts = TableFile(path).texts(list(table.columns))
+        extract = _extract(home.secret(), record, table, texts)
         index, books = open_index(home), Books(home)
         try:
+            for held in registry.datasets:
+                index.excluded(held.name, held.sha256)  # raises RSD-2417: an index that forgot one would mint a ledger
             with index.writing() as changes:
                 known = changes.known(extract)
+                _check_forgotten(home.secret(), record, registry, texts, changes)
                 record = record.model_copy(update={"source": _target(known, source)})
                 _remember(changes, extract, record)
                 books.record("dataset", _entry(record, inherited=bool(known.sources)), "")
@@ -131,23 +137,45 @@ def _described(home: AgentHome, record: DatasetRecord, table: pd.DataFrame, path
     )
 
 
-def _extract(secret: bytes, record: DatasetRecord, table: pd.DataFrame) -> Extract:
+def _extract(secret: bytes, record: DatasetRecord, table: pd.DataFrame, texts: pd.DataFrame) -> Extract:
     return Extract(
         name=record.name,
         sha256=record.sha256,
-        rows=subject_keys(secret, table, record.id_columns),
-        subjects=subject_keys(secret, table, record.patient_columns),
+        rows=subject_keys(secret, texts, record.id_columns),
+        subjects=subject_keys(secret, texts, record.patient_columns),
         content=read_content(secret, table, (*record.id_columns, *record.patient_columns)),
     )
 
 
 def _remember(changes: Changes, extract: Extract, record: DatasetRecord) -> None:
-    """A crash may have come between the index and the registry: then the same extract is taken up again."""
+    """A crash may have come between the index and the registry: then the same file is taken up as it is asked for now.
+
+    Its ledger stays: what the index holds of the name has made the extract's people known already.
+    """
     held = changes.holds(record.name)
-    if held is None:
-        changes.add(extract, record.source)
-    elif held != extract.sha256:
+    if held not in {None, extract.sha256}:
         _refuse_taken(record.name, [record.name])
+    changes.add(extract, record.source)
+
+
+def _check_forgotten(
+    secret: bytes, record: DatasetRecord, registry: Registry, texts: pd.DataFrame, changes: Changes
+) -> None:
+    """No column but the patient columns holds identifiers by which people withdraw. Raises Refused RSD-2422."""
+    named = {*record.patient_columns} if len(record.patient_columns) == 1 else set()
+    rows = set(record.id_columns) if record.id_columns != record.patient_columns else set()  # rows, as was said
+    used = frozenset(c.casefold() for d in registry.datasets for c in d.patient_columns)
+    others = [str(c) for c in texts.columns if c not in named | rows]
+    found = forgotten_columns(secret, texts, others, used, lambda keys: changes.known_subjects(keys, record.name))
+    if found:
+        raise Refused(
+            "RSD-2422",
+            f"column {found[0]} of dataset {record.name} identifies people whom this site knows",
+            rule="whoever withdraws is found in every extract, by the column that identifies people",
+            found=f"people known by {', '.join(record.patient_columns)}",
+            limit=f"the patient column {', '.join(found)}",
+            next=f"register the extract with --patient-column {found[0]}",
+        )
 
 
 def _target(known: Known, asked: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from client import contribution, witnessing
 from client.admission import Case, check_answers, check_extract, open_case, own_answers
 from client.budget import check_sampler, plan, reserve
+from client.closing import settle
 from client.data import withdrawals
 from client.denial import denied
 from client.site import Site, open_site
@@ -19,8 +20,7 @@ from compliance.files import write_durably
 from compliance.identity import parse_envelope
 from compliance.law.model import Decision
 from compliance.law.vocabulary import Artifact
-from compliance.log.entry import Entry
-from compliance.log.evidence import build_evidence, closing_body
+from compliance.log.evidence import build_evidence
 from compliance.messages import (
     CloseReply,
     CloseRequest,
@@ -169,18 +169,13 @@ def peer_decision(peer: str, artifact: str, decision: Decision, entry: EntryRef)
 
 
 def close(site: Site, message: CloseRequest) -> Reply:
-    """The run is over: free what was reserved and not spent, and hand out the evidence of this study.
+    """The run is over: free what was reserved and not spent, then hand out the evidence of this study.
 
-    The closing entry counts this site's entries of the study and fixes their places, so that nobody can leave one out.
-    Asked twice, it closes once; the second answer's evidence then stands under a checkpoint that others cosigned.
+    The first needs only the join; what leaves is judged whole, as ever. Asked twice, it closes once; the second
+    answer's evidence then stands under a checkpoint that others cosigned.
     """
-    case = site.joined_case(message.study)
-    held = site.log.entries(0, study=case.digest)
-    closed = _closing_entry(held)
-    if closed is None:
-        site.ledger.release_unused(case.digest)
-        rosters = [str(e.body["digest"]) for e in held if e.kind == "roster"]
-        closed = site.record("close", closing_body(held, rosters), case.digest).index
+    held, closed = settle(site, message.study)
+    site.joined_case(message.study)
     indices = [e.index for e in held if e.index < closed]
     evidence = build_evidence(site.log, [*indices, closed])
     reply = CloseReply(
@@ -190,13 +185,3 @@ def close(site: Site, message: CloseRequest) -> Reply:
         offer=site.offer(),
     )
     return Reply(encode(reply))
-
-
-def _closing_entry(held: list[Entry]) -> int | None:
-    """The last closing entry, unless something was joined, charged or sent after it."""
-    for entry in reversed(held):
-        if entry.kind == "close":
-            return entry.index
-        if entry.kind in {"join", "charge", "transfer", "roster"}:
-            return None
-    return None

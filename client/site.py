@@ -61,6 +61,14 @@ class Site(Books):
 
         Raises Refused RSD-1213 when the site did not join, and whatever a join would raise.
         """
+        file = self.joined_study(study)
+        case = open_case(self.home, read_bytes(file, "study"), str(file))
+        answers = parse_canonical(read_bytes(file.with_name("answers.json"), "answers"), "answers.json")
+        check_answers(case, tuple(answers))
+        return case
+
+    def joined_study(self, study: str) -> Path:
+        """The file of a study that this site joined. Raises Refused RSD-1213 when it did not."""
         file = self.home.study_folder(study) / "study.json"
         if not file.exists():
             raise Refused(
@@ -71,10 +79,7 @@ class Site(Books):
                 limit="a joined study",
                 next="start the run again: residency run start",
             )
-        case = open_case(self.home, read_bytes(file, "study"), str(file))
-        answers = parse_canonical(read_bytes(file.with_name("answers.json"), "answers"), "answers.json")
-        check_answers(case, tuple(answers))
-        return case
+        return file
 
 
 @lru_cache(maxsize=8)

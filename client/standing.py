@@ -12,13 +12,18 @@ from compliance.law.model import Decision, Party, Transfer
 from compliance.law.vocabulary import Artifact
 from compliance.trust.root import Anchor
 
+Logged = dict[tuple[Artifact, str], tuple[object, ...]]  # what was decided last, as it stands in the log
+
 
 class Standing:
-    """Decisions about one site's metadata for the operator, who passes it on to the other members."""
+    """Decisions about one site's metadata for the operator, who passes it on to the other members.
 
-    def __init__(self, books: Books) -> None:
+    `logged`: the memory of an earlier connection, so that whoever cuts connections off fills no log with decisions.
+    """
+
+    def __init__(self, books: Books, logged: Logged | None = None) -> None:
         self._books = books
-        self._logged: dict[tuple[Artifact, str], tuple[object, ...]] = {}
+        self._logged: Logged = {} if logged is None else logged
 
     def check(self, artifact: Artifact, study: str = "") -> None:
         """Returns if `artifact` may go to the operator and on to the other members.

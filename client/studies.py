@@ -14,12 +14,13 @@ from compliance.identity import parse_envelope
 
 @dataclass(frozen=True)
 class HeldStudy:
-    """A study's folder. `name` and `dataset` are empty if the study was never joined: its message was not kept."""
+    """A study's folder. `name`, `dataset`, `ends` are empty if it was never joined: its message was not kept."""
 
     digest: str
     folder: Path
     name: str
     dataset: str
+    ends: str
 
     def rounds(self) -> list[Path]:
         """The folders of its rounds, in order."""
@@ -39,6 +40,6 @@ def studies_of(home: AgentHome, datasets: Collection[str]) -> list[HeldStudy]:
 def _read(folder: Path) -> HeldStudy:
     file = folder / "study.json"
     if not file.exists():
-        return HeldStudy(folder.name, folder, "", "")
+        return HeldStudy(folder.name, folder, "", "", "")
     payload = parse_canonical(parse_envelope(read_bytes(file, "study"), "study").payload, "study")
-    return HeldStudy(folder.name, folder, str(payload["name"]), str(payload["dataset"]))
+    return HeldStudy(folder.name, folder, *(str(payload[k]) for k in ("name", "dataset", "ends")))

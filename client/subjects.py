@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +78,10 @@ def withdraw(home: AgentHome, ids: Sequence[tuple[str, ...]], ground: str) -> in
 
     Stored are keyed hashes. The log holds the ground and how many were named, in a bucket, before it takes effect. What
     comes back, and what is logged, is the same whether or not an extract holds them: nobody learns who is a patient.
-    Raises EnvironmentFault RSD-5030, RSD-7001, RSD-2419; what was stored is then finished by the next call or start.
+    Raises InputError RSD-2420 before anything is stored, Refused RSD-2431 if another withdrawal has to come first, and
+    EnvironmentFault RSD-2421, RSD-5030, RSD-7001, RSD-2419; what was stored is then finished by the next call or start.
     """
+    _check_parts(home, ids)
     secret = home.secret()
     subjects = [subject_key(secret, parts) for parts in ids]
     index, books = open_index(home), Books(home)
@@ -85,7 +89,10 @@ def withdraw(home: AgentHome, ids: Sequence[tuple[str, ...]], ground: str) -> in
         with withdrawing(home.path):
             with index.writing() as changes:
                 number = changes.next_number()
-                body: dict[str, Json] = {"number": number, "ground": ground, "subjects": bucket(len(set(subjects)))}
+                named = _named(secret, number, subjects)
+                _check_owed(books, number, named)
+                many = bucket(len(set(subjects)))
+                body: dict[str, Json] = {"number": number, "ground": ground, "subjects": many, "named": named}
                 books.record("withdrawal", body, "")
                 changes.withdraw(number, rfc3339(now()), ground, subjects)
             _finish(home, index, books)
@@ -93,6 +100,25 @@ def withdraw(home: AgentHome, ids: Sequence[tuple[str, ...]], ground: str) -> in
         index.close()
         books.close()
     return number
+
+
+def _check_parts(home: AgentHome, ids: Sequence[tuple[str, ...]]) -> None:
+    """Every line has as many columns as some extract's people are known by; another one would match nobody, for ever.
+
+    Raises InputError RSD-2420. Without a registered extract any number will do.
+    """
+    known = {len(d.patient_columns) for d in home.registry().datasets}
+    wrong = sorted({len(parts) for parts in ids} - known) if known else []
+    if wrong:
+        asked = "; ".join(sorted({" TAB ".join(d.patient_columns) for d in home.registry().datasets}))
+        raise InputError(
+            "RSD-2420",
+            "the identifiers have another number of columns than any registered extract's patient columns",
+            rule="one subject a line, its columns separated by a tab, in the order of --patient-column",
+            found=f"lines of {', '.join(map(str, wrong))} columns",
+            limit=f"{' or '.join(map(str, sorted(known)))} columns",
+            next=f"write every column of a patient on each line: {asked}",
+        )
 
 
 def finish_withdrawals(books: Books) -> None:
@@ -112,6 +138,19 @@ def finish_withdrawals(books: Books) -> None:
             _finish(books.home, index, books)
     finally:
         index.close()
+
+
+def _named(secret: bytes, number: int, subjects: Iterable[bytes]) -> str:
+    """Which subjects a withdrawal names, under the site's secret: says nothing without it."""
+    return hmac.digest(secret, b"residency.withdrawal/1" + b"".join([str(number).encode(), *sorted(set(subjects))]),
+                       hashlib.sha256).hex()  # fmt: skip
+
+
+def _check_owed(books: Books, number: int, named: str) -> None:
+    """If the log is ahead of the index, only the withdrawal that it waits for comes next. Raises Refused RSD-2431."""
+    logged = [e.body for e in books.log.entries(0, kind="withdrawal") if int(e.body["number"]) >= number]
+    if logged and all(body.get("named") != named for body in logged if body["number"] == number):
+        raise _forgotten(number - 1, max(int(body["number"]) for body in logged))
 
 
 def _forgotten(known: int, logged: int) -> Refused:
@@ -151,7 +190,8 @@ def _purge_round(books: Books, study: HeldStudy, folder: Path) -> None:
     Once the site has countersigned the roster, the update was received and counted: nothing is left to keep back.
     """
     updates = sorted(folder.glob("update-*.f32"))
-    if not updates or (folder / "roster.sha256").exists():
+    counted = (folder / "roster.sha256").exists() and (folder / "committed.json").exists()
+    if not updates or counted:
         return
     attempt = int(updates[-1].stem.partition("-")[2])
     body: dict[str, Json] = {**subject_withdrawn().as_json(), "round": int(folder.name), "attempt": attempt}

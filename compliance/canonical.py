@@ -118,6 +118,6 @@ def b64decode(text: str, what: str) -> bytes:
     return data
 
 
-def sha256_hex(data: bytes) -> str:
+def sha256_hex(data: bytes | memoryview) -> str:
     """SHA-256 as 64 lower-case hex digits."""
     return hashlib.sha256(data).hexdigest()

@@ -1,7 +1,8 @@
 """Every call at the server's doors in the operator's log, in batches: noting one costs next to nothing.
 
-A call of the data path is counted per (site, method, outcome); every other call, and every refused one, stands by
-itself with its time. Polling is not noted: questions for work, ten a second, would be all that the log holds.
+A call of the data path is counted per (site, method, outcome); every other call stands by itself with its time, and so
+do the first refused ones of a second. What is refused for its frequency is only counted: the log can only grow, and a
+flood must not decide how fast. Polling is not noted: questions for work, ten a second, would be all that it holds.
 """
 
 from __future__ import annotations
@@ -22,9 +23,16 @@ EVERY_S: Final = 1.0
 FLEET, CONTROL, RUNTIME, DOOR = "fleet", "control", "runtime", "door"
 OK, POLL = "ok", "poll"
 _COUNTED: Final = frozenset({FLEET, RUNTIME})
-MOST_SINGLE: Final = 200  # calls of one batch that stand by themselves; a flood beyond is counted, too
+MOST_SINGLE: Final = 200  # calls of one batch that were served and stand by themselves; those beyond are counted
+MOST_REFUSED: Final = 20  # refused calls of one batch that stand by themselves
+MOST_ALIKE: Final = 3  # of these, by the same caller with the same outcome
+MOST_KEYS: Final = 20  # kinds of refused calls that are counted by caller; of those beyond, the caller is left out
+TOO_MANY: Final = frozenset({"RSD-6303", "RSD-6222"})  # refused for the number alone
 _PARTS_AN_ENTRY: Final = 150  # each has at most about 400 bytes, an entry 65,536
 _MOST_TEXT: Final = 80
+
+
+_Key = tuple[str, str, str, str]  # surface, method, site, outcome
 
 
 class Call(NamedTuple):
@@ -95,13 +103,42 @@ class CallLog:
 
 
 def batch(calls: list[Call]) -> list[Draft]:
-    """The entries that record these calls: single ones with their time, the others as counts. Each fits an entry."""
-    single = [c for c in calls if c.surface not in _COUNTED or c.outcome != OK]
-    data = [c for c in calls if c.surface in _COUNTED and c.outcome == OK]
-    counted = Counter(c[:4] for c in (*single[MOST_SINGLE:], *data))
-    parts: list[dict[str, Any]] = [{**_part(*c[:4]), "at": c.at} for c in single[:MOST_SINGLE]]
+    """The entries that record these calls: single ones with their time, the others as counts. Each fits an entry.
+
+    Nothing is left out of the counts. However many are refused, and by whomever, they add at most about 7 kB.
+    """
+    alone, counted = _split(calls)
+    parts: list[dict[str, Any]] = [{**_part(*c[:4]), "at": c.at} for c in alone]
     parts += [{**_part(*key), "count": count} for key, count in sorted(counted.items())]
     return [Draft(KIND, {"calls": parts[i : i + _PARTS_AN_ENTRY]}) for i in range(0, len(parts), _PARTS_AN_ENTRY)]
+
+
+def _split(calls: list[Call]) -> tuple[list[Call], Counter[_Key]]:
+    """Which calls stand by themselves, in their order, and the counts of the others."""
+    alone: list[Call] = []
+    counted: Counter[_Key] = Counter()
+    seen: Counter[_Key] = Counter()
+    singles: Counter[bool] = Counter()  # by whether they were served
+    refused: set[_Key] = set()  # kinds that are counted with their caller
+    for call in calls:
+        key, served = call[:4], call.outcome == OK
+        seen[key] += 1
+        if _stands(call, seen[key], singles[served]):
+            singles[served] += 1
+            alone.append(call)
+        elif served or key in refused or len(refused) < MOST_KEYS:
+            refused.update(() if served else {key})
+            counted[key] += 1
+        else:
+            counted[call.surface, call.method, "", call.outcome] += 1
+    return alone, counted
+
+
+def _stands(call: Call, alike: int, singles: int) -> bool:
+    """Whether a call stands by itself: it is the `alike`th such call, and `singles` served or refused ones stand."""
+    if call.outcome == OK:
+        return call.surface not in _COUNTED and singles < MOST_SINGLE
+    return call.outcome not in TOO_MANY and alike <= MOST_ALIKE and singles < MOST_REFUSED
 
 
 def _part(surface: str, method: str, site: str, outcome: str) -> dict[str, Any]:

@@ -79,12 +79,14 @@ def status(home: Path) -> Result:
     """
     from server.desk import connected_sites, open_control  # noqa: PLC0415 - loads Flower
 
+    place = OperatorHome(home)
     with open_control(home) as control:
-        sites = connected_sites(home, control)
+        sites = connected_sites(home, control) if place.trust_file.exists() else {}
     if not sites:
         raise InputError("RSD-8210", "no site stands in the trust file", next="residency consortium admit")
-    rows = [[name, "online" if up else "away"] for name, up in sorted(sites.items())]
-    return Result({"sites": sites}, table(["site", "connection"], rows))
+    suspended = sorted(path.stem for path in place.suspended.glob("*.json"))
+    rows = [[n, "suspended" if n in suspended else "online" if up else "away"] for n, up in sorted(sites.items())]
+    return Result({"sites": sites, "suspended": suspended}, table(["site", "connection"], rows))
 
 
 server.add_command(doctor)

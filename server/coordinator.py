@@ -98,7 +98,7 @@ class Run:
         patience = {self.nodes[site]: s for site, s in patience_s.items() if site in self.nodes}
         by_node = {self.nodes[site]: requests[site] for site in here}
         stop = _never if to_the_end else self.cancelled
-        for node, answer in self.grid.ask(by_node, limit_s, patience, stop):
+        for node, answer in self.grid.ask(by_node, limit_s, patience, stop, names):
             yield names[node], answer
 
     def ask(
@@ -247,5 +247,5 @@ def check_quorum(r: Run, members: tuple[str, ...], reasons: Mapping[str, Cause],
         rule="study.quorum.sites",
         found=len(members),
         limit=r.study.quorum.sites,
-        next="remove the reasons, then start a new run",
+        next=r.folder.after_failure,
     )

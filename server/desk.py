@@ -38,7 +38,8 @@ def start_run(home: Path, study_file: Path, answers: Path | None, bundle: bytes)
     """Hand a run of the study to the running server; it goes on whatever becomes of this process.
 
     `answers` None: those that the governance service received. Raises PeerUnreachable RSD-6106, RSD-6104 without a
-    server, InputError RSD-8211 without answers, Refused RSD-8300 while another run of the study goes on.
+    server, InputError RSD-8211 without answers, Refused RSD-8300 while another run of the study goes on, RSD-8308 after
+    one that closed a round.
     """
     place = OperatorHome(home)
     anchor = place.anchor()
@@ -57,7 +58,7 @@ def _check_answers_folder(answers: Path) -> None:
     if not answers.is_dir():
         raise InputError(
             "RSD-8211", f"no folder of answers at {answers}", found="no folder", limit="signed answers",
-            next="collect the sites' approvals and advice in one folder and give it with --answers",
+            next="wait for the sites' answers (residency study show STUDY --home FOLDER), or give a folder: --answers",
         )  # fmt: skip
 
 
@@ -82,6 +83,22 @@ def _check_no_other(home: Path, digest: str) -> None:
             found=other.run,
             limit="no run that goes on",
             next=f"residency run watch {other.run} or residency run cancel {other.run}",
+        )
+    _check_no_roster(home, digest)
+
+
+def _check_no_roster(home: Path, digest: str) -> None:
+    """A round has one roster for ever, so a later run could get no further than the first round of an earlier one."""
+    earlier = (RunFolder(p) for p in sorted((home / "runs").glob("*")))
+    closed = [f.run for f in earlier if f.handed_over and f.has_roster and f.state().study == digest]
+    if closed:
+        raise Refused(
+            "RSD-8308",
+            f"rounds of this study were closed in run {closed[-1]}",
+            rule="a round of a study has one roster, and its privacy is spent once",
+            found="a round with a roster",
+            limit="a study without a closed round",
+            next="propose a new study: residency study propose",
         )
 
 

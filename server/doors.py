@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
-
 from compliance.errors import EnvironmentFault, Refused, ResidencyError
 from compliance.pki import SiteCertificate, read_site_certificate
 from server.calls import CONTROL, DOOR, FLEET, OK, POLL, RUNTIME
+from server.connections import PEER, Shares
+from server.fleet_answers import own_answer
 
 if TYPE_CHECKING:
     from server.calls import CallLog
@@ -28,10 +28,9 @@ Send: TypeAlias = Callable[[AsgiEvent], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[AsgiEvent, Receive, Send], Awaitable[None]]
 
 MAX_REQUEST_BYTES: Final = 16 * 2**20  # Flower sends arrays in pieces of 5 MiB, and a bundle has at most 10 MiB
-MAX_CONNECTIONS: Final = 512
-FIRST_REQUEST_S: Final = 30.0  # a connection that asks for nothing in this time is closed
+MAX_HEAD_BYTES: Final = 64 * 2**10  # of any fleet call but push-object; the largest honest one is an error
+BODY_S: Final = 60.0  # until the whole of a site's request has arrived: 16 MiB at 2.3 Mbit/s
 REFUSED: Final = b"residency-refused"  # header of a refusal: its code
-PEER: Final = "residency.peer"  # where the peer's certificate (DER) stands in the scope's state
 
 # Registering nodes is the operator's, through the private door.
 FLEET_METHODS: Final = frozenset(
@@ -60,12 +59,16 @@ class Door:
     """Lets POST requests to listed methods with a stated, bounded length through; refuses all others, and notes each.
 
     404 for any other path, 405 for another method, 400 for a Host header that is no plain host, 411 without a plain
-    Content-Length, 413 beyond `max_request_bytes`, 403 with the header residency-refused for whoever may not take part.
+    Content-Length, 413 beyond `max_request_bytes`, 408 for a body that does not arrive within `body_s` seconds, 403
+    with the header residency-refused for whoever may not take part or asks for what it may not. 403 and 408
+    end the connection.
     Flower reads a whole request into memory before it knows who sent it, so the bound stands here. It also chooses what
     to authenticate by the URL's path, and Starlette makes the URL with the Host header: where it does not check that
     header itself (older versions), a host such as "x?" leads past Flower's authentication. Deny by default; lifespan
     events pass.
     """
+
+    body_s: float | None = None
 
     def __init__(self, app: AsgiApp, calls: CallLog, *, max_request_bytes: int = MAX_REQUEST_BYTES) -> None:
         self._app = app
@@ -79,6 +82,19 @@ class Door:
     def who(self, scope: AsgiEvent) -> str:
         """Which site calls; empty for the operator's own processes. Raises ResidencyError for whoever may not."""
         raise NotImplementedError
+
+    def check(self, method: str, body: bytes) -> None:
+        """Judge what is asked for. Raises ResidencyError for what nobody may ask."""
+
+    def most_bytes(self, path: str) -> int:
+        """The longest body of a request to `path`."""
+        del path
+        return self._max
+
+    def arrives(self, certificate: bytes) -> Callable[[], None] | None:
+        """Take in a connection whose peer showed `certificate` (DER); what to call when it ends. None: it is cut."""
+        del certificate
+        return _nothing
 
     async def __call__(self, scope: AsgiEvent, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -115,7 +131,7 @@ class Door:
             return 400
         if b"transfer-encoding" in names or len(lengths) != 1 or not lengths[0].isdigit():
             return 411
-        return 413 if int(lengths[0]) > self._max else None
+        return 413 if int(lengths[0]) > self.most_bytes(scope["path"]) else None
 
     async def _serve(self, call: tuple[str, str, str], scope: AsgiEvent, receive: Receive, send: Send) -> None:
         status, length = 0, 0
@@ -127,7 +143,20 @@ class Door:
             await send(event)
 
         try:
-            await self._app(scope, await _whole(receive), watched)
+            async with asyncio.timeout(self.body_s):
+                body = await _whole(receive)
+        except TimeoutError:
+            self._calls.note(*call, "http-408")
+            await _refuse(send, 408)
+            return
+        try:
+            self.check(call[1], body or b"")
+        except ResidencyError as e:
+            self._calls.note(*call, e.code)
+            await _refuse(send, 403, e.code)
+            return
+        try:
+            await self._app(scope, _again(body, receive), watched)
         finally:
             self._calls.note(*call, outcome(call[1], status, length))
 
@@ -142,12 +171,16 @@ def outcome(method: str, status: int, length: int) -> str:
 class FleetDoor(Door):
     """The public door: the fleet interface for members, each with its own certificate and its own node key.
 
-    `key_header` is where Flower reads the node key with which it authenticates a request.
+    `key_header` is where Flower reads the node key with which it authenticates a request. One certified key has at most
+    `MOST_OF_ONE` connections, and all whom the trust file refuses have so many together.
     """
+
+    body_s = BODY_S
 
     def __init__(self, app: AsgiApp, calls: CallLog, members: Members, key_header: str) -> None:
         super().__init__(app, calls)
         self._members = members
+        self._shares = Shares()
         self._key_header = key_header.lower().encode("ascii")
 
     def method(self, path: str) -> tuple[str, str] | None:
@@ -175,6 +208,41 @@ class FleetDoor(Door):
             )
         return site
 
+    def check(self, method: str, body: bytes) -> None:
+        """A node pushes answers of its own. Raises Refused RSD-6221 for anything else.
+
+        Flower authenticates the node that the request names, but takes the author from the message in it, and a message
+        that answers nothing for an instruction by the server: without this, one site could instruct another.
+        """
+        if method == "push-messages" and not own_answer(body):
+            raise Refused(
+                "RSD-6221",
+                "a node pushed something else than one answer of its own",
+                rule="sites answer the server; only the server gives instructions",
+                found="another author or addressee, no question that is answered, or not one message",
+                limit="one answer of the calling node to the server",
+                next="run the same Residency version on both sides; otherwise ask the site what it runs",
+            )
+
+    def most_bytes(self, path: str) -> int:
+        """Only an object is large."""
+        return self._max if path == f"{_FLEET}push-object" else min(self._max, MAX_HEAD_BYTES)
+
+    def arrives(self, certificate: bytes) -> Callable[[], None] | None:
+        """A place for the connection; without one left it is noted and cut, before the peer has asked for anything."""
+        site, share = "", b""
+        try:
+            shown = _read(certificate)
+            site = shown.site
+            self._members.site_of(shown)
+            share = shown.public_key
+        except ResidencyError:
+            pass  # told at the first request; until then all such connections share one share
+        leave = self._shares.enter(share)
+        if leave is None:
+            self._calls.note(DOOR, "connection", site, "RSD-6222")
+        return leave
+
 
 class PrivateDoor(Door):
     """The loopback door: control and runtime. Who may call is judged by Flower: the token, or the shared secret."""
@@ -192,44 +260,26 @@ class PrivateDoor(Door):
         return ""
 
 
-class PeerProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """uvicorn's HTTP protocol; puts the peer's certificate into the scope, and closes what asks for nothing."""
+async def _whole(receive: Receive) -> bytes | None:
+    """Read the body, which the door has bounded, at once; None for one that breaks off.
 
-    app_state: dict[str, Any]
-
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        """Called once the TLS handshake is done."""
-        super().connection_made(transport)
-        tls = transport.get_extra_info("ssl_object")
-        self.app_state = {**self.app_state, PEER: tls.getpeercert(binary_form=True) if tls else None}
-        self._patience = self.loop.call_later(FIRST_REQUEST_S, self._close_if_silent)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called once."""
-        self._patience.cancel()
-        super().connection_lost(exc)
-
-    def _close_if_silent(self) -> None:
-        if self.cycle is None:
-            self.transport.close()
-
-
-async def _whole(receive: Receive) -> Receive:
-    """Read the body, which the door has bounded, at once, and hand it on in one piece.
-
-    Else each piece of 64 KiB passes through tasks of every middleware: a tenth of a second for a large object. Of a
-    body that breaks off only the disconnect is handed on.
+    Handed on in pieces of 64 KiB, each would pass through tasks of every middleware: a tenth of a second for a large
+    object.
     """
     parts: list[bytes] = []
     while True:
         event = await receive()
         if event["type"] != "http.request":
-            break
+            return None
         parts.append(event.get("body", b""))
         if not event.get("more_body", False):
-            event = {"type": "http.request", "body": b"".join(parts), "more_body": False}
-            break
-    ready = [event]
+            return b"".join(parts)
+
+
+def _again(body: bytes | None, receive: Receive) -> Receive:
+    """What hands on the whole body in one piece, or of one that broke off only the disconnect."""
+    event: AsgiEvent = {"type": "http.request", "body": body, "more_body": False}
+    ready = [{"type": "http.disconnect"} if body is None else event]
 
     async def once() -> AsgiEvent:
         return ready.pop() if ready else await receive()
@@ -237,8 +287,16 @@ async def _whole(receive: Receive) -> Receive:
     return once
 
 
+def _nothing() -> None:
+    """Nothing to do."""
+
+
 async def _refuse(send: Send, status: int, code: str = "") -> None:
-    headers = [(b"content-length", b"0"), *([(REFUSED, code.encode("ascii"))] if code else [])]
+    headers = [(b"content-length", b"0")]
+    if status in {403, 408}:  # not for a mistake in form: closed while its body still comes, the peer misses the reason
+        headers.append((b"connection", b"close"))
+    if code:
+        headers.append((REFUSED, code.encode("ascii")))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
 

@@ -36,6 +36,7 @@ class _Asking:
     requests: Mapping[int, Request]
     end: float
     patience: Mapping[int, float]
+    names: Mapping[int, str]
     waiting: dict[str, int] = field(default_factory=dict)  # message -> node; a node may have been sent two
     sent: dict[int, datetime] = field(default_factory=dict)
     lost: dict[int, ResidencyError] = field(default_factory=dict)
@@ -45,6 +46,10 @@ class _Asking:
         """The node needs no answer any more."""
         self.waiting = {m: n for m, n in self.waiting.items() if n != node}
         self.lost.pop(node, None)
+
+    def name(self, node: int) -> str:
+        """What errors call the node: they end in rosters, which every site reads, and a node's number is not theirs."""
+        return self.names.get(node, "a node without a name")
 
     def open(self) -> set[int]:
         """Nodes without an answer."""
@@ -67,6 +72,7 @@ class FastGrid:
         timeout_s: float,
         patience_s: Mapping[int, float] | None = None,
         stop: Callable[[], ResidencyError | None] = lambda: None,
+        names: Mapping[int, str] | None = None,
     ) -> Iterator[tuple[int, Answer]]:
         """Send each node its request; yield (node, answer) once per node, in the order of arrival.
 
@@ -76,10 +82,11 @@ class FastGrid:
         A node with patience is asked again, whenever it is back, for so many seconds from the start (at most
         `timeout_s`): its site may see a request twice, and answers the second as the first. Once `stop` returns an
         error, that is the answer of all who have not answered. Each request's array is encoded only while it is sent.
+        Errors name a node as `names` does, never by its number.
         """
         begun = time.monotonic()
         until = {node: begun + min(s, timeout_s) for node, s in (patience_s or {}).items()}
-        asking = _Asking(requests, begun + timeout_s, until)
+        asking = _Asking(requests, begun + timeout_s, until, names or {})
         for node in requests:
             yield from self._send(asking, node, timeout_s)
         yield from self._collect(asking, timeout_s, stop)
@@ -94,7 +101,7 @@ class FastGrid:
             asking.lost.pop(node, None)
             asking.waiting[ids[0]] = node
         else:
-            yield from _gone(asking, node, _lost(node, "the server could not hand the message over"))
+            yield from _gone(asking, node, _lost(asking.name(node), "the server could not hand the message over"))
 
     def _collect(
         self, asking: _Asking, timeout_s: float, stop: Callable[[], ResidencyError | None]
@@ -114,7 +121,7 @@ class FastGrid:
         else:
             return
         for node in sorted(asking.open()):
-            yield node, over or asking.lost.get(node) or _late(node, timeout_s)
+            yield node, over or asking.lost.get(node) or _late(asking.name(node), timeout_s)
 
     def _again(self, asking: _Asking, timeout_s: float) -> Iterator[tuple[int, Answer]]:
         """Now and then: ask again who was lost and is back, or left and came back with the question in its hands."""
@@ -145,7 +152,7 @@ def _arrived(asking: _Asking, message: Message) -> Iterator[tuple[int, Answer]]:
     node = asking.waiting.pop(message.metadata.reply_to_message_id, None)
     if node is None:
         return
-    answer = read_answer(node, message)
+    answer = read_answer(asking.name(node), message)
     if message.has_error() and message.error.code in _NODE_UNAVAILABLE and isinstance(answer, ResidencyError):
         if node in asking.waiting.values():
             return  # it was asked again meanwhile, and that question stands
@@ -164,18 +171,18 @@ def _gone(asking: _Asking, node: int, error: ResidencyError) -> Iterator[tuple[i
         yield node, error
 
 
-def read_answer(node_id: int, message: Message) -> Answer:
+def read_answer(name: str, message: Message) -> Answer:
     """The reply in `message`, or the error that it stands for."""
     if message.has_error():
         if message.error.code in _NODE_UNAVAILABLE:
-            return _lost(node_id, str(message.error.reason)[:200])
+            return _lost(name, str(message.error.reason)[:200])
         return decode_error(str(message.error.reason))
     try:
         return decode_reply(message.content)
     except ResidencyError as e:
         return RunFailed(
             "RSD-8104",
-            f"node {node_id} sent a malformed answer",
+            f"{name} sent a malformed answer",
             rule=e.rule,
             found=f"{e.code} {e.message}: {e.found}"[:500],
             limit=e.limit,
@@ -183,10 +190,10 @@ def read_answer(node_id: int, message: Message) -> Answer:
         )
 
 
-def _lost(node_id: int, found: str) -> PeerUnreachable:
+def _lost(name: str, found: str) -> PeerUnreachable:
     return PeerUnreachable(
         LOST,
-        f"node {node_id} is not reachable",
+        f"{name} is not reachable",
         rule="a site keeps a connection to the server",
         found=found,
         limit="a connected node",
@@ -194,10 +201,10 @@ def _lost(node_id: int, found: str) -> PeerUnreachable:
     )
 
 
-def _late(node_id: int, timeout_s: float) -> PeerUnreachable:
+def _late(name: str, timeout_s: float) -> PeerUnreachable:
     return PeerUnreachable(
         "RSD-6102",
-        f"node {node_id} did not answer in time",
+        f"{name} did not answer in time",
         rule="a round waits for a stated time",
         found="no answer",
         limit=f"{timeout_s:g} s",

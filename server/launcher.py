@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -28,9 +29,10 @@ from compliance.files import read_bytes, write_durably
 from compliance.tls import TlsFiles
 from compliance.trust.home import OperatorHome
 from server.calls import CallLog
+from server.connections import HANDSHAKE_S, MAX_CONNECTIONS, PeerProtocol
 from server.control import Control
 from server.door_tls import DoorTls, check_tls
-from server.doors import MAX_CONNECTIONS, Door, FleetDoor, PeerProtocol, PrivateDoor, listen
+from server.doors import Door, FleetDoor, PrivateDoor, listen
 from server.flower_files import FlowerFiles, flower_files, read_token
 from server.governance.service import Governance
 from server.keeper import RunKeeper
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 _LOOPBACK: Final = "127.0.0.1"
 _WATCH_S: Final = 0.5
+_MOST_FILES: Final = 65_536  # open at a time; a stranger's connection holds one until its handshake fails
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def serve(config: ServerConfig) -> None:
 
 
 def prepare(config: ServerConfig) -> FlowerFiles:
-    """Make the folders and secrets that are missing, check the home and the TLS files, and turn Flower's reporting off.
+    """Make missing folders and secrets, check home and TLS files, turn Flower's reporting off, allow many open files.
 
     It makes no key and no certificate: what `consortium init` made and is missing is named (RSD-6215, RSD-7104).
     """
@@ -127,11 +130,44 @@ def prepare(config: ServerConfig) -> FlowerFiles:
     if not files.secret.exists():
         write_durably(files.secret, secrets.token_bytes(32), private=True)
     os.environ.update({**flwr_private.QUIET_ENVIRONMENT, "FLWR_HOME": str(files.home)})
+    _allow_files()
     return files
 
 
+def _allow_files() -> None:
+    """As many open files as the system lets this process have, up to `_MOST_FILES`: the usual 1,024 are soon taken."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the process's signals alone: two of them run in one loop."""
+    """A uvicorn server that leaves the process's signals alone, two of them run in one loop; and bounds handshakes."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's own, for sockets that listen, with a bound for the time of a TLS handshake."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            self.should_exit = True
+            return
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                self._protocol,
+                sock=sock,
+                ssl=self.config.ssl,
+                backlog=self.config.backlog,
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=HANDSHAKE_S,
+            )
+            for sock in sockets or []
+        ]
+        self.started = True
+
+    def _protocol(self) -> asyncio.Protocol:
+        protocol: asyncio.Protocol = PeerProtocol(self.config, self.server_state, self.lifespan.state)
+        return protocol
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

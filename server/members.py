@@ -107,7 +107,10 @@ class Members:
             limit = ", ".join(s.name for s in anchor.trust.sites)
             return _refused("RSD-6205", f"{site} is no member with a node key", site, limit)
         if site in view.suspended:
-            return _refused("RSD-6207", f"the operator has suspended {site}", "suspended", "not suspended")
+            return _refused(
+                "RSD-6207", f"the operator has suspended {site}", "suspended", "not suspended",
+                next="ask the operator for the reason: it stands in the operator's log",
+            )  # fmt: skip
         if not any(start <= at <= end for start, end in view.agents[site]):
             return _refused("RSD-6209", f"{site} has no agent key that is valid now", "revoked or ended", "a valid key")
         return None

@@ -13,7 +13,7 @@ from compliance.errors import PeerUnreachable, Refused, ResidencyError, RunFaile
 from compliance.identity import Envelope, parse_envelope, seal
 from compliance.messages import RoundReply, RoundRequest, decode, encode
 from compliance.roster import Reason, Roster, RosterRow
-from compliance.study import Aggregation, Study
+from compliance.study import Aggregation
 from compliance.trust.root import Anchor
 from server.run_folder import damaged
 from server.run_state import Cause
@@ -71,7 +71,7 @@ class Rounds:
         if len(members) < r.study.quorum.sites:
             reasons = {**state.absent, **left_out}
             told = "; ".join(f"{site}: {c.code} {c.message}" for site, c in sorted(reasons.items()))
-            raise _below(f"too few sites are left for round {state.round + 1}: {told}", len(members), r.study)
+            raise _below(f"too few sites are left for round {state.round + 1}: {told}", len(members), r)
         r.move("sent", round=state.round + 1, members=members, left_out=left_out)
 
     def play(self) -> None:
@@ -95,7 +95,7 @@ class Rounds:
     def _settle(self, number: int) -> tuple[Roster, Envelope]:
         """Ask the members, add what arrives, and write down what came of it; the roster last."""
         r, members = self._run, self._run.state.members
-        base = sha256_hex(self._flat.tobytes())
+        base = sha256_hex(self._flat.data)
         message = RoundRequest(
             schema="residency.round/1",
             run=r.folder.run,
@@ -113,7 +113,7 @@ class Rounds:
             round=number,
             at=rfc3339(now()),
             base_sha256=base,
-            result_sha256=sha256_hex(flat.tobytes()),
+            result_sha256=sha256_hex(flat.data),
             recipients=members,
             rows=rows,
         )
@@ -191,17 +191,17 @@ class Rounds:
         contributed = sum(row.outcome == "contributed" for row in rows)
         if contributed < r.study.quorum.sites:
             told = "; ".join(f"{w.site}: {w.reason.code} {w.reason.message}" for w in rows if w.reason)
-            raise _below(f"too few sites contributed to round {number}: {told}", contributed, r.study)
+            raise _below(f"too few sites contributed to round {number}: {told}", contributed, r)
 
 
-def _below(message: str, found: int, study: Study) -> RunFailed:
+def _below(message: str, found: int, r: Run) -> RunFailed:
     return RunFailed(
         "RSD-8200",
         message,
         rule="study.quorum.sites",
         found=found,
-        limit=study.quorum.sites,
-        next="remove the reasons, then start a new run",
+        limit=r.study.quorum.sites,
+        next=r.folder.after_failure,
     )
 
 
@@ -219,7 +219,7 @@ def _contribution(site: str, answer: Reply) -> tuple[RoundReply, Vector]:
     reply = decode(RoundReply, answer.body, f"the reply of {site}")
     if answer.array is None or reply.site != site:
         raise RunFailed("RSD-8202", f"the reply of {site} holds no update of that site", found=reply.site, limit=site)
-    digest = sha256_hex(answer.array.tobytes())
+    digest = sha256_hex(answer.array.data)
     if digest != reply.update_sha256:
         raise RunFailed(
             "RSD-8203",

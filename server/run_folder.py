@@ -178,6 +178,16 @@ class RunFolder:
         envelope = parse_envelope(read_bytes(file, "roster").rstrip(b"\n"), str(file))
         return load_model(Roster, parse_canonical(envelope.payload, str(file)), "RSD-8213", str(file)), envelope
 
+    @property
+    def has_roster(self) -> bool:
+        """Whether a round of this run was closed: its roster may be countersigned, and no other one of it ever is."""
+        return any((self.path / "rosters").glob("round-*.json"))
+
+    @property
+    def after_failure(self) -> str:
+        """What the operator can do about a run that ended below quorum."""
+        return f"remove the reasons, then {'propose a new study' if self.has_roster else 'start a new run'}"
+
     def _roster(self, round_: int) -> Path:
         return self.path / "rosters" / f"round-{round_:03d}.json"
 

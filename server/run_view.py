@@ -89,7 +89,10 @@ def _lines(fields: dict[str, Json]) -> list[str]:
             f"run {fields['run']}: {fields['outcome']}, round {fields['round']}, {fields['phase']} "
             f"for {fields['age_s']} s, last event {fields['last_event_age_s']} s ago"
         )
-    shown = [[r["name"], r["jurisdiction"], r["outcome"], r["code"], r["age_s"]] for r in fields["sites"]]
+    shown = [
+        [r["name"], r["jurisdiction"], r["outcome"], r["code"], "" if r["age_s"] is None else r["age_s"]]
+        for r in fields["sites"]
+    ]
     return [head, *table(["site", "where", "outcome", "code", "seconds ago"], shown)]
 
 

@@ -74,6 +74,9 @@ NAMES: Final[dict[str, dict[str, str]]] = {
         "NoOpControlAuthnPlugin": "flwr.superlink.auth_plugin",
         "FLWR_IN_MEMORY_DB_NAME": "flwr.supercore.constant",
         "FLEET_HTTP_PUBLIC_KEY_HEADER": "flwr.supercore.constant",
+        "PushMessagesRequest": _FLEET_PB,
+        "DecodeError": "google.protobuf.message",
+        "SUPERLINK_NODE_ID": "flwr.common.constant",
     },
     "grid": {  # what a ServerApp's process needs to be quick
         "HttpGrid": _HTTP_GRID,

@@ -30,7 +30,7 @@ class LocalGrid:
         self._sites = sites
         self.tamper = tamper or (lambda _site, _kind, reply: reply)
 
-    def ask(self, requests, timeout_s, patience_s, stop):
+    def ask(self, requests, timeout_s, patience_s, stop, names):
         assert timeout_s > 0
         assert max(patience_s.values(), default=0.0) <= timeout_s
         for node, request in requests.items():

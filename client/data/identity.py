@@ -1,7 +1,7 @@
 """Who a row is about, as keyed hashes: the same person gives the same key in every export, and the key says nothing.
 
-An identifier is compared as people read it: outer space, letter case, leading zeros and a decimal point with nothing
-behind it do not count. Two identifiers that differ only in these are taken for one person: a ledger is shared, or a row
+An identifier is compared as people read it: outer space and quotes, letter case, leading zeros, zeros at the end of a
+decimal fraction, midnight after a day, and marks that nobody sees (a file's byte order mark) do not count. Two identifiers that differ only in these are taken for one person: a ledger is shared, or a row
 left out, once too often rather than once too seldom.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -21,14 +22,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEY_BYTES = 16  # a collision among 10^9 rows has probability below 2^-68
-_WHOLE = re.compile(r"([-+]?)0*([0-9]+)(?:\.0*)?")
+_NUMBER = re.compile(r"([-+]?)0*([0-9]+)(?:(\.[0-9]*[1-9])?0*|\.0*)")
+_DAY = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})[ t]00:00(?::00(?:\.0+)?)?(?:z|\+00:00)?")
 
 
 def canonical_id(value: Any) -> str:
     """One text per identifier; "" for a missing one."""
-    text = unicodedata.normalize("NFKC", canonical_text(value) or "").strip().casefold()
-    whole = _WHOLE.fullmatch(text)
-    return whole[1].replace("+", "") + whole[2] if whole else text
+    text = unicodedata.normalize("NFKC", _text(value))
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf").strip().strip("\"'").strip().casefold()
+    if day := _DAY.fullmatch(text):
+        return day[1]
+    number = _NUMBER.fullmatch(text)
+    return number[1].replace("+", "") + number[2] + (number[3] or "") if number else text
+
+
+def _text(value: Any) -> str:
+    """`canonical_text`, but a number keeps fifteen digits."""
+    if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
+        return f"{value:.15g}"  # what every reader of the file agrees on
+    return canonical_text(value) or ""
 
 
 def subject_key(secret: bytes, parts: Sequence[Any]) -> bytes:

@@ -157,8 +157,20 @@ class Changes:
         by_row = self._sources("row", extract.rows) | self._sources("subject", extract.subjects)
         return Known(frozenset(by_row), frozenset(by_content))
 
+    def known_subjects(self, subjects: Sequence[bytes], besides: str) -> int:
+        """How many of these keys are subjects of an extract other than `besides`."""
+        found: set[bytes] = set()
+        unique = list(dict.fromkeys(subjects))
+        for start in range(0, len(unique), _AT_ONCE):
+            part = unique[start : start + _AT_ONCE]
+            query = f"SELECT DISTINCT subject FROM members WHERE extract != ? AND subject IN ({_marks(part)})"  # noqa: S608
+            found |= {s for (s,) in self._connection.execute(query, (besides, *part))}
+        return len(found)
+
     def add(self, extract: Extract, source: str) -> None:
-        """Remember the extract and its rows under `source`."""
+        """Remember the extract and its rows under `source`, in the place of what a cut-short registration left."""
+        for table, column in (("extracts", "name"), ("members", "extract"), ("contents", "extract")):
+            self._connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (extract.name,))  # noqa: S608
         self._connection.execute("INSERT INTO extracts VALUES (?, ?, ?)", (extract.name, source, extract.sha256))
         self._connection.executemany(
             "INSERT INTO members VALUES (?, ?, ?, ?)",
@@ -199,12 +211,11 @@ class Changes:
         unique = list(dict.fromkeys(keys))
         for start in range(0, len(unique), _AT_ONCE):
             part = unique[start : start + _AT_ONCE]
-            marks = ",".join("?" * len(part))
             found |= {
                 source
                 for (source,) in self._connection.execute(
                     "SELECT DISTINCT e.source FROM members m JOIN extracts e ON e.name = m.extract"  # noqa: S608
-                    f" WHERE m.{column} IN ({marks})",
+                    f" WHERE m.{column} IN ({_marks(part)})",
                     part,
                 )
             }
@@ -253,6 +264,10 @@ class Changes:
         rows = len(head["positions"])
         table = np.frombuffer(body, dtype="<u8").reshape(len(head["columns"]), rows).astype(np.uint64)
         return head["positions"], Content(dict(zip(head["columns"], table, strict=True)), rows)
+
+
+def _marks(values: Sequence[bytes]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _sampled(extract: Extract) -> tuple[list[int], Content]:

@@ -30,6 +30,16 @@ class TableFile:
         """See `DataSource.table`."""
         return load_table(self.path, columns)
 
+    def texts(self, columns: Sequence[str]) -> pd.DataFrame:
+        """`columns` as the file writes them: a CSV's cells are not read as numbers, dates or missing values.
+
+        The rows are those of `table`: the same file is read whole, so that a line is cut into columns the same way.
+        """
+        if self.path.suffix.lower() != ".csv":
+            return self.table(columns)
+        read = pd.read_csv(self.path, dtype=str, keep_default_na=False)
+        return read[list(dict.fromkeys(columns))]
+
 
 def _csv(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, low_memory=False)

@@ -96,6 +96,16 @@ def check_current(home: AgentHome, case: Case) -> None:
         raise subject_withdrawn()
 
 
+def check_finished(home: AgentHome) -> None:
+    """Raises RunFailed RSD-2430 while a stored withdrawal still has traces to purge. Call it inside `releasing`."""
+    index = open_index(home)
+    try:
+        if index.withdrawals(pending=True):
+            raise subject_withdrawn()
+    finally:
+        index.close()
+
+
 def subject_withdrawn() -> RunFailed:
     """Why an attempt or a finished update is over. Says nothing about whom, how many, or on which ground."""
     return RunFailed(

@@ -27,7 +27,7 @@ from compliance.trust.enrol import (
 )
 from compliance.trust.home import OperatorHome
 from compliance.trust.root import Anchor, check_successor, open_trust, parse_trust
-from compliance.trust.tokens import take_in
+from compliance.trust.tokens import is_retired, retire, take_in
 
 
 @click.command("invite")
@@ -40,7 +40,7 @@ from compliance.trust.tokens import take_in
 def invite(site: str, jurisdiction: str, days: int, home: Path, out: Path) -> Result:
     """Write an invitation for SITE, signed by the operator, with a one-time token: a secret until the site used it.
 
-    The operator keeps the token's hash only.
+    The operator keeps the token's hash only. It retires all earlier invitations of SITE, used or not.
 
     \b
     Example: residency consortium invite charite --jurisdiction DE --out charite.invitation.json
@@ -52,15 +52,19 @@ def invite(site: str, jurisdiction: str, days: int, home: Path, out: Path) -> Re
     refuse_existing(out)
     place.record({"act": "invite", "site": site, "jurisdiction": jurisdiction, "invitation": invitation.digest})
     kept = invited(invitation)
+    retired = retire(place, site, invitation.digest)  # first: after a crash in between no invitation holds, not two
     write_new(place.invitations / f"{invitation.digest}.json", canonical(kept.as_json()) + b"\n")
     write_durably(out, envelope.encode() + b"\n", private=True)
     lines = [
         f"invitation {invitation.digest[:12]} of {site} ({jurisdiction}), until {invitation.token_expires}",
         f"file       {out}, readable by you alone",
         "secret     whoever holds the file can enrol as this site, once: hand it over like a password",
+        *(f"retired    invitation {digest[:12]}, which no longer holds" for digest in retired),
         "next       the site: residency agent enroll " + out.name,
     ]
-    fields = {"site": site, "jurisdiction": jurisdiction, "digest": invitation.digest, "file": str(out)}
+    fields = {
+        "site": site, "jurisdiction": jurisdiction, "digest": invitation.digest, "file": str(out), "retired": retired,
+    }  # fmt: skip
     return Result({**fields, "token_expires": invitation.token_expires}, lines)
 
 
@@ -111,17 +115,24 @@ def _taken_in(place: OperatorHome, path: Path) -> EnrolmentRequest:
     return take_in(place, place.invitation_of(data, str(path)), data, str(path))
 
 
+def _outdated(place: OperatorHome, path: Path) -> bool:
+    return is_retired(place, place.invitation_of(read_bytes(path, "enrolment request"), str(path)))
+
+
 def _waiting(place: OperatorHome, previous: Anchor | None) -> list[EnrolmentRequest]:
-    """The requests in requests/ whose agent key the trust file does not list. Raises Refused RSD-6218 if none is."""
+    """The requests in requests/ whose agent key the trust file does not list. Raises Refused RSD-6218 if none is.
+
+    Requests with a retired invitation are left out: a newer one was made because the older could be in other hands.
+    """
     known = {k.keyid for k in previous.trust.keys} if previous else set()
-    asked = [_taken_in(place, path) for path in sorted(place.requests.glob("*.json"))]
+    asked = [_taken_in(place, path) for path in sorted(place.requests.glob("*.json")) if not _outdated(place, path)]
     waiting = [r for r in asked if r.agent.keyid not in known]
     if not waiting:
         raise Refused(
             "RSD-6218",
             "no enrolment request waits to be admitted",
             rule="without REQUESTS, those received by the enrolment door are taken",
-            found=f"{len(asked)} requests, all in the trust file",
+            found=f"{len(asked)} requests with an invitation that holds, all in the trust file",
             limit="one request or more",
             next="invite a site, or give the files of its request",
         )

@@ -84,11 +84,14 @@ def revoke(
     anchor.trust.site(site)
     ground = _ground(anchor, site, leave_file)
     suspension = make_suspension(place.signer(), anchor.trust.consortium, site, reason, ground)
-    draft = None
+    draft, trouble = None, None
     if out is not None:
         refuse_existing(out)
         expires = rfc3339(now() + timedelta(days=days))
-        draft = draft_trust(place.config(), place.signer().identity, [], anchor, expires, leaving=site)
+        try:
+            draft = draft_trust(place.config(), place.signer().identity, [], anchor, expires, leaving=site)
+        except Refused as e:  # the doors close all the same
+            trouble = e
     _suspend(place, site, reason, suspension, draft)
     lines = [f"suspended  {site}: this operator serves it no more"]
     fields: dict[str, object] = {"site": site, "suspended": True, "suspension": suspension.digest, "draft": None}
@@ -97,7 +100,7 @@ def revoke(
         trust, _ = parse_trust(draft.encode(), str(out))
         fields |= {"draft": trust_fields(trust, draft), "file": str(out)}
         lines += [*trust_lines(trust, draft), f"next       each signatory: residency consortium sign {out} --key KEY"]
-    return Result(fields, lines)
+    return Result(fields, lines, trouble)
 
 
 def _ground(anchor: Anchor, site: str, leave_file: Path | None) -> str:

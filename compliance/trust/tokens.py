@@ -1,7 +1,8 @@
 """One-time tokens: what lets a site without a certificate hand in its enrolment request, once.
 
-The operator keeps the SHA-256 of each token. A token is worth one request by one node key: the mark that it is used is
-on disk before anything is handed out, and a site that lost the reply may ask again with the same request.
+The operator keeps the SHA-256 of each token. A newer invitation of a site retires the older ones: whoever holds an old
+one, lost or stolen, cannot take the place of the site. A token is worth one request by one node key: the mark that it
+is used is on disk before anything is handed out, and a site that lost the reply may ask again with the same request.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
 from compliance.canonical import canonical, parse_json, sha256_hex
 from compliance.clock import now, parse_time, rfc3339
@@ -24,7 +26,8 @@ from compliance.trust.home import OperatorHome
 def invited_by(place: OperatorHome, token: str, at: datetime) -> Invited:
     """The invitation whose token this is. The time that it takes does not depend on the token.
 
-    Raises Refused RSD-6212 (no such token) or RSD-6213 (expired). Whoever calls it bounds how often strangers may ask.
+    Raises Refused RSD-6212 (no such token), RSD-6213 (expired) or RSD-6223 (retired). Whoever calls it bounds how
+    often strangers may ask.
     """
     digest = sha256_hex(token.encode("utf-8", errors="replace"))
     found = None
@@ -50,7 +53,42 @@ def invited_by(place: OperatorHome, token: str, at: datetime) -> Invited:
             limit=found.token_expires,
             next="ask the operator for a new invitation: residency consortium invite",
         )
+    check_open(place, found)
     return found
+
+
+def retire(place: OperatorHome, site: str, newer: str) -> list[str]:
+    """Retire all invitations of `site` but the one with the digest `newer`; their digests. On disk on return."""
+    retired = []
+    with _alone(place):
+        for path in sorted(place.invitations.glob("*.json")):
+            older = place.read_invited(path)
+            if older.site == site and older.invitation != newer and not is_retired(place, older):
+                write_durably(_mark(place, older), canonical({"by": newer, "at": rfc3339(now())}))
+                retired.append(older.invitation)
+    return retired
+
+
+def is_retired(place: OperatorHome, invited: Invited) -> bool:
+    """A newer invitation of the same site took its place."""
+    return _mark(place, invited).exists()
+
+
+def check_open(place: OperatorHome, invited: Invited) -> None:
+    """Raise Refused RSD-6223 for a retired invitation."""
+    if is_retired(place, invited):
+        raise Refused(
+            "RSD-6223",
+            f"a newer invitation of {invited.site} has taken the place of this one",
+            rule="of a site's invitations the newest holds",
+            found=f"invitation {invited.invitation[:12]}, retired",
+            limit="the newest invitation",
+            next="enrol with the newest invitation; if the site has no newer one, tell the operator at once",
+        )
+
+
+def _mark(place: OperatorHome, invited: Invited) -> Path:
+    return place.invitations / f"{invited.invitation}.retired"
 
 
 def redeem(place: OperatorHome, token: str, request: bytes) -> EnrolmentRequest:
@@ -58,7 +96,7 @@ def redeem(place: OperatorHome, token: str, request: bytes) -> EnrolmentRequest:
 
     The same request by the same node key may come again until the token expires. Nothing is admitted by this: the
     caller logs it and issues a certificate for `request.csr`, and the trust file admits. Raises Refused RSD-6212,
-    RSD-6213, RSD-6214 (used by another request), what `check_request` raises, EnvironmentFault RSD-7001.
+    RSD-6213, RSD-6223, RSD-6214 (used by another request), what `check_request` raises, EnvironmentFault RSD-7001.
     """
     return take_in(place, invited_by(place, token, now()), request)
 
@@ -68,6 +106,7 @@ def take_in(place: OperatorHome, invited: Invited, request: bytes, what: str = "
     asked = check_request(request, invited, what)
     mark = place.invitations / f"{invited.invitation}.used"
     with _alone(place):
+        check_open(place, invited)
         if not mark.exists():
             write_durably(place.requests / f"{asked.site}.json", request.removesuffix(b"\n") + b"\n")
             record = {"request": asked.digest, "site": asked.site, "at": rfc3339(now())}

@@ -10,6 +10,7 @@ import pytest
 from client import contribution, session
 from compliance.canonical import parse_canonical, sha256_hex
 from compliance.errors import EnvironmentFault, Refused, RunFailed
+from compliance.files import write_durably
 from compliance.messages import RoundReply, decode
 from tests.federation import consortium, die, entries, in_child, joined_home, main_study, open_home
 
@@ -137,6 +138,56 @@ def test_a_failed_attempt_is_not_drawn_again_although_its_failure_could_not_be_l
         with pytest.raises(RunFailed) as failed:
             session.answer(site, study.round())
         assert failed.value.code == "RSD-1218"
+
+
+@pytest.mark.parametrize("then", ["at once", "after a restart"])
+def test_a_failed_attempt_is_not_drawn_again_although_the_disk_was_full(joined, monkeypatch, then):
+    """What marks the failure is a file that goes, not one that comes; a kill leaves it (and one more attempt)."""
+    home, study = joined
+
+    def full(path, *args, **kwargs):
+        if path.name == "failed.json":
+            raise EnvironmentFault("RSD-7001", "no space")
+        write_durably(path, *args, **kwargs)
+
+    with open_home(home) as site:
+        site.workbench.error = RunFailed("RSD-4500", "not finite")
+        with monkeypatch.context() as patched, pytest.raises(EnvironmentFault):
+            patched.setattr(contribution, "write_durably", full)
+            session.answer(site, study.round())
+        site.workbench.error, site.workbench.specs = None, []
+        if then == "at once":
+            _not_drawn_again(site, study)
+    with open_home(home) as site:
+        _not_drawn_again(site, study)
+        session.answer(site, study.round(round=2))
+
+
+def _not_drawn_again(site, study):
+    with pytest.raises(RunFailed) as failed:
+        session.answer(site, study.round())
+    assert failed.value.code == "RSD-1218"
+    assert site.workbench.specs == []
+    assert _charges(site, study) == ([(1, 1)],) * 2
+
+
+def test_an_update_that_reached_the_disk_in_a_failed_attempt_does_not_leave(joined, monkeypatch):
+    home, study = joined
+
+    def failing(path, *args, **kwargs):
+        if path.name == "failed.json":
+            raise EnvironmentFault("RSD-7001", "no space")
+        write_durably(path, *args, **kwargs)
+        if path.name == "update-1.f32":
+            raise EnvironmentFault("RSD-7001", "the folder could not be synced")
+
+    with open_home(home) as site:
+        with monkeypatch.context() as patched, pytest.raises(EnvironmentFault):
+            patched.setattr(contribution, "write_durably", failing)
+            session.answer(site, study.round())
+        site.workbench.specs = []
+        _not_drawn_again(site, study)
+        assert not entries(site, "commit", "transfer")
 
 
 def _full_for(site, *kinds):

@@ -184,14 +184,15 @@ def test_a_successor_that_the_own_signatory_has_not_signed_is_kept_aside(service
     assert [e["code"] for e in entries(service, "a", "refusal")] == ["RSD-1228"]
 
 
-def test_a_certificate_that_ends_soon_is_renewed(service: Hub) -> None:
+def test_a_certificate_that_ends_soon_is_renewed(service: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     from client.node import load_node_key
 
     home = service.home("b").path
     csr = make_csr(load_node_key(home / "keys" / "node.key"), "b", CONSORTIUM)
-    (home / "certs" / "site.crt").write_bytes(
-        issue_site_certificate(service.made.hub / "tls", csr, "b", CONSORTIUM, 29)
-    )
+    with monkeypatch.context() as then:
+        then.setattr("compliance.pki.now", lambda: now() - timedelta(days=60))
+        issued = issue_site_certificate(service.made.hub / "tls", csr, "b", CONSORTIUM, 89)
+    (home / "certs" / "site.crt").write_bytes(issued)
     with linked(service, "b"):
         wait(lambda: ends(home) - now() > timedelta(days=60), "the new certificate")
         study = service.propose(name="after-renewal")

@@ -198,7 +198,7 @@ def test_a_roster_that_lost_a_countersignature_no_longer_verifies(bundle, live, 
 
 
 @pytest.fixture(scope="module")
-def refusing(ran, live):
+def refusing(live):
     """A study that the ledgers cannot pay, with answers that are wrong in a way of its own at each site."""
     made = consortium()
     sites = [{**s, "noise_multiplier_micro": 620_000} for s in made.study()["sites"]]
@@ -215,7 +215,7 @@ def refusing(ran, live):
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.writestr("client/app.py", "raise SystemExit('this must never run')")
     evil.write_bytes(buffer.getvalue())
-    second = live.begin_run(ran.file, ran.answers, "--bundle", evil)
+    second = live.begin_run(*made.sign_study(name="tiny-three").write(scratch("three")), "--bundle", evil)
     return live.end_run(first), live.end_run(second)
 
 

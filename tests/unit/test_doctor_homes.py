@@ -16,16 +16,19 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from client import session
 from client.doctor import Doctor, ServerFacts
 from client.doctor_stores import Stores
 from client.home import only_agent
 from compliance.clock import now
 from compliance.doctor import GIB, Check, Limits
 from compliance.errors import PeerUnreachable
+from compliance.messages import CloseRequest, encode
 from compliance.pki import issue_site_certificate, make_csr
 from compliance.software import VERSION
 from server.doctor import Doctor as ServerDoctor
 from server.doctor_stores import Stores as ServerStores
+from strategies.wire import Request
 from tests import federation
 from tests.federation import consortium, joined_home, main_study, open_home
 
@@ -389,3 +392,13 @@ def test_unfinished_runs_and_undecided_studies(hub: Path) -> None:
 
 def test_limits_are_those_that_the_page_states() -> None:
     assert Limits() == Limits(near_end=timedelta(days=30), disk_warn=10 * GIB, disk_fail=GIB, skew_warn_s=60.0)
+
+
+def test_a_study_that_was_closed_here_is_no_trouble_any_more(tmp_path: Path) -> None:
+    home = joined_home("a", tmp_path)
+    name = f"study {main_study().digest[:12]}"
+    assert name in agent_checks(home)
+    with open_home(home) as site:
+        message = CloseRequest(schema="residency.close/1", study=main_study().digest, rosters=())
+        session.answer(site, Request("close", encode(message)))
+    assert name not in agent_checks(home)

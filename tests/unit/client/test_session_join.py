@@ -1,6 +1,8 @@
 """Joining a study: what is checked, in which order; a refusal is logged, reserves nothing and trains nothing."""
 
 import copy
+import signal
+from datetime import timedelta
 
 import pytest
 
@@ -9,7 +11,8 @@ from client.home import AgentHome
 from client.outbox import put
 from client.site import Site
 from compliance.answers import REFUSAL, WITHDRAWAL
-from compliance.errors import CheckFailed, EnvironmentFault, InputError, Refused
+from compliance.clock import parse_time
+from compliance.errors import CheckFailed, EnvironmentFault, InputError, Refused, ResidencyError
 from compliance.identity import seal
 from compliance.law.decide import builtin_packs
 from compliance.messages import CloseReply, CloseRequest, JoinReply, JoinRequest, RoundReply, decode, encode
@@ -19,7 +22,9 @@ from tests.federation import (
     REFUSED,
     consortium,
     day,
+    die,
     entries,
+    in_child,
     joined_home,
     main_study,
     open_home,
@@ -358,3 +363,94 @@ def test_a_withdrawal_among_the_answers_outweighs_the_approval(site):
 def test_a_withdrawal_that_was_queued_here_holds_although_the_operator_leaves_it_out(site):
     put(site, _withdrawal(), "withdrawal")
     assert _refused(site, main_study().join(), "RSD-2208").found == "Incident."
+
+
+# --- closing --------------------------------------------------------------------------------------------------------
+
+
+def _close():
+    body = CloseRequest(schema="residency.close/1", study=main_study().digest, rosters=())
+    return Request("close", encode(body))
+
+
+def _after_term(monkeypatch):
+    """Every part of the site believes that it is a day after the study's term."""
+    from client import closing
+
+    later = parse_time(main_study().value["ends"]) + timedelta(days=1)
+    for module in (admission, closing):
+        monkeypatch.setattr(module, "now", lambda: later)
+
+
+def _over(home, monkeypatch, how):
+    """Something that a new join would be refused for; the code of that refusal."""
+    if how == "term":
+        _after_term(monkeypatch)
+        return "RSD-2008"
+    if how == "policy":
+        (home.path / "policy.json").write_bytes(consortium().sign_policy("a", epsilon_milli_at_most=100))
+        return "RSD-2101"
+    value = {"schema": WITHDRAWAL, "subject": "study", "digest": main_study().digest, "site": "a", "at": day(0),
+             "reason": "asked"}  # fmt: skip
+    (home.path / "outbox").mkdir(exist_ok=True)
+    sealed = seal(value, consortium().signatories["a"]).encode() + b"\n"
+    (home.path / "outbox" / "a.withdrawal.1.json").write_bytes(sealed)
+    return "RSD-2208"
+
+
+@pytest.mark.parametrize("how", ["term", "policy", "taken back"])
+def test_a_study_that_could_not_be_joined_any_more_still_frees_what_it_holds(tmp_path, monkeypatch, how):
+    home = AgentHome(joined_home("a", tmp_path))
+    with open_home(home.path) as site:
+        session.answer(site, main_study().round())
+        before = site.ledger.balance("a-clinic")
+        assert before.held_milli > before.charged_milli > 0
+        code = _over(home, monkeypatch, how)
+        for _ in range(2):
+            with pytest.raises(ResidencyError) as error:  # the evidence stays: what leaves is judged whole
+                session.answer(site, _close())
+            assert error.value.code == code
+            after = site.ledger.balance("a-clinic")
+            assert (after.held_milli, after.charged_milli) == (before.charged_milli, before.charged_milli)
+            assert len(entries(site, "close")) == 1
+
+
+def test_a_study_that_was_never_joined_is_not_closed(site):
+    with pytest.raises(Refused) as error:
+        session.answer(site, _close())
+    assert error.value.code == "RSD-1213"
+    assert not entries(site, "close")
+
+
+def test_the_agent_s_start_frees_what_a_study_holds_whose_term_is_over(tmp_path, monkeypatch):
+    from client.closing import settle_over
+
+    home = AgentHome(joined_home("a", tmp_path))
+    with open_home(home.path) as site:
+        held = site.ledger.balance("a-clinic").held_milli
+        settle_over(site)
+        assert site.ledger.balance("a-clinic").held_milli == held > 0
+        assert not entries(site, "close")
+        _after_term(monkeypatch)
+        for _ in range(2):
+            settle_over(site)
+            assert site.ledger.balance("a-clinic").held_milli == 0
+            assert len(entries(site, "close")) == 1
+
+
+def test_a_closing_that_was_killed_before_the_release_is_finished_by_the_next(tmp_path):
+    home = AgentHome(joined_home("a", tmp_path))
+
+    def child():
+        from compliance.privacy.ledger import Ledger
+
+        Ledger.release_unused = lambda *_: die()
+        with open_home(home.path) as site:
+            session.answer(site, _close())
+
+    assert in_child(child) == -signal.SIGKILL
+    with open_home(home.path) as site:
+        assert site.ledger.balance("a-clinic").held_milli > 0
+        session.answer(site, _close())
+        assert site.ledger.balance("a-clinic").held_milli == 0
+        assert len(entries(site, "close")) == 1

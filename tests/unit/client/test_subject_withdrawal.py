@@ -1,6 +1,7 @@
 """A withdrawal: no further batch with the subject, nothing derived stays or leaves, nobody is told who it was."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -419,9 +420,11 @@ def test_the_answer_and_the_log_are_the_same_whether_or_not_somebody_is_a_patien
         told.append((done.exit_code, done.stdout, done.stderr))
         assert who not in done.output
         with open_home(home.path) as site:
-            logged.append([e.body for e in entries(site, "withdrawal")])
+            (body,) = (e.body for e in entries(site, "withdrawal"))
+            logged.append({k: v for k, v in body.items() if k != "named"})
+            assert re.fullmatch("[0-9a-f]{64}", body["named"])  # keyed by the site's secret
     assert told[0] == told[1]
-    assert logged[0] == logged[1] == [{"number": 1, "ground": "objection", "subjects": "fewer than 10"}]
+    assert logged[0] == logged[1] == {"number": 1, "ground": "objection", "subjects": "fewer than 10"}
 
 
 @pytest.mark.parametrize("data", [b"", b"\n \n", b"\xff\xfe9000", b"9" * 2000, b"9000\n" * 100_001])

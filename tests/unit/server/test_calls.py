@@ -12,7 +12,7 @@ from compliance.errors import EnvironmentFault
 from compliance.log.entry import MAX_ENCODED, new_entry
 from compliance.log.store import LogStore
 from compliance.trust.home import OperatorHome
-from server.calls import CONTROL, FLEET, MOST_SINGLE, OK, POLL, Call, CallLog, batch
+from server.calls import CONTROL, FLEET, MOST_REFUSED, MOST_SINGLE, OK, POLL, Call, CallLog, batch
 from tests.desk import ok
 
 AT = "2026-11-21T10:00:00Z"
@@ -61,12 +61,34 @@ def test_a_batch_is_on_disk_soon(home: Path) -> None:
 
 def test_a_flood_of_refused_calls_is_bounded_and_complete() -> None:
     flood = [Call("door", f"method-{i % 7}", "é" * 1000, "http-404", AT) for i in range(5000)]
+    flood += [Call(CONTROL, "start-run", "", OK, AT)] * 1000
     drafts = batch(flood)
     parts = [part for draft in drafts for part in draft.body["calls"]]
-    assert sum(part.get("count", 1) for part in parts) == 5000
-    assert len(parts) <= MOST_SINGLE + 7
+    assert sum(part.get("count", 1) for part in parts) == 6000
+    assert len(parts) <= MOST_SINGLE + 1 + MOST_REFUSED + 7
     for draft in drafts:
         assert len(new_entry(2**40, AT, draft.kind, draft.body).encode()) <= MAX_ENCODED
+
+
+@pytest.mark.parametrize(
+    ("flood", "most"),
+    [
+        ([("ipv4:192.0.2.1", "RSD-6212")], 20_000),  # ten seconds of it; one caller
+        ([("ipv4:192.0.2.1", "RSD-6303")], 5_000),
+        ([(f"ipv6:[2001:db8::{i:x}]", "RSD-6212") for i in range(1000)], 70_000),  # whoever has a whole network
+        ([(f"ipv6:[2001:db8::{i:x}]", "RSD-6303") for i in range(1000)], 35_000),
+    ],
+)
+def test_an_outsider_does_not_decide_how_fast_the_log_grows(flood: list[tuple[str, str]], most: int) -> None:
+    calls = [Call("enrolment", "Enrol", *flood[i % len(flood)], AT) for i in range(1000)]
+    drafts = batch(calls) * 10
+    assert sum(part.get("count", 1) for draft in drafts for part in draft.body["calls"]) == 10_000
+    assert sum(len(new_entry(2**40, AT, draft.kind, draft.body).encode()) for draft in drafts) < most
+
+
+def test_what_is_refused_for_its_number_is_only_counted() -> None:
+    (draft,) = batch([Call("enrolment", "Enrol", "ipv4:192.0.2.1", "RSD-6303", AT)])
+    assert [("at" in part, part["count"]) for part in draft.body["calls"]] == [(False, 1)]
 
 
 def test_noting_costs_next_to_nothing(home: Path) -> None:

@@ -149,6 +149,63 @@ def test_a_refusal_never_reaches_the_app_and_is_noted():
 GONE = {"type": "http.disconnect"}
 
 
+@pytest.mark.parametrize("name", sorted(FLEET_METHODS))
+def test_only_an_object_may_be_large(name):
+    for length, status in ((64 * 2**10, None), (64 * 2**10 + 1, 413), (16 * 2**20, 413), (16 * 2**20 + 1, 413)):
+        found = judge(path=f"/v1/fleet/{name}", headers=[HEADERS[0], (b"content-length", b"%d" % length)])
+        assert found == (None if name == "push-object" and length <= 16 * 2**20 else status)
+
+
+def test_a_body_that_does_not_arrive_is_given_up(peer):
+    key, der = peer
+    door, asked = fleet_door(), scope(headers=_with_key(key), peer=der)
+    assert door.body_s == 60
+    door.body_s = 0.05
+    sent, coming = [], [piece(b"01", more=True)]
+
+    async def send(event):
+        sent.append(event)
+
+    async def receive():
+        return coming.pop() if coming else await asyncio.Event().wait()
+
+    asyncio.run(asyncio.wait_for(door(asked, receive, send), 5))
+    assert (sent[0]["status"], dict(sent[0]["headers"])[b"connection"]) == (408, b"close")
+    assert "reached" not in asked
+    assert door._calls.noted == [("fleet", "pull-messages", "berlin", "http-408")]
+
+
+def test_an_instruction_never_reaches_the_app(peer):
+    key, der = peer
+    door, asked = fleet_door(), scope(path="/v1/fleet/push-messages", headers=_with_key(key), peer=der)
+    sent = serve(door, asked)
+    assert (sent[0]["status"], dict(sent[0]["headers"])[b"residency-refused"]) == (403, b"RSD-6221")
+    assert "reached" not in asked
+    assert door._calls.noted == [("fleet", "push-messages", "berlin", "RSD-6221")]
+
+
+def test_one_member_has_its_share_of_connections_and_the_refused_one_together(peer):
+    _, der = peer
+    members = Members()
+    door = fleet_door(members)
+    places = [door.arrives(der) for _ in range(16)]
+    assert None not in places
+    assert door.arrives(der) is None
+    members.refusal = Refused("RSD-6207", "no")
+    strangers = [door.arrives(one) for one in (der, b"", b"no certificate") * 6]
+    assert strangers.count(None) == 2
+    members.refusal = None
+    places[0]()
+    assert door.arrives(der) is not None
+    assert set(door._calls.noted) == {
+        ("door", "connection", "berlin", "RSD-6222"),
+        ("door", "connection", "", "RSD-6222"),
+    }
+    private = PrivateDoor(_inside, Calls())
+    assert None not in [private.arrives(b"") for _ in range(100)]
+    assert private.body_s is None
+
+
 @pytest.mark.parametrize(
     ("coming", "handed_on"),
     [

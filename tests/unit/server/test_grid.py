@@ -115,6 +115,16 @@ def test_lost_late_foreign_and_malformed_answers_are_told_apart():
     assert isinstance(found[4], RunFailed)
 
 
+def test_errors_name_the_site_and_never_the_nodes_number():
+    number = 8_412_345_678_901
+    for answer in (failing(5, "Node Unavailable"), None, "lost", lambda m: Message(RecordDict(), reply_to=m)):
+        asked = {number: Request("round", BODY), number + 1: Request("round", BODY)}
+        grid = FastGrid(MemoryGrid(dict.fromkeys(asked, answer)))
+        found = dict(grid.ask(asked, 0.2, names={number: "berlin"}))
+        assert "berlin" in found[number].message
+        assert not [e for e in found.values() if "84123456789" in str(e.as_json())]
+
+
 def test_an_answer_to_another_question_is_dropped():
     def stray(message):
         reply = Message(encode_reply(Reply(BODY)), reply_to=message)

@@ -58,9 +58,10 @@ class Grid:
     def __init__(self, answers):
         self.answers = answers
 
-    def ask(self, requests, timeout_s, patience_s, stop):
+    def ask(self, requests, timeout_s, patience_s, stop, names):
         assert timeout_s == 60.0  # the study's own deadline
         assert stop() is None
+        assert set(names) == set(requests)  # errors name sites, never node numbers
         self.requests, self.patience = requests, patience_s
         yield from ((node, answer) for node, answer in self.answers if node in requests)
 

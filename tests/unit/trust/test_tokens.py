@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from compliance.clock import now
-from compliance.errors import Refused, ResidencyError
+from compliance.commands import consortium_admit
+from compliance.errors import EnvironmentFault, Refused, ResidencyError
 from compliance.trust import tokens
 from compliance.trust.enrol import Invitation, make_request, open_invitation
 from compliance.trust.home import OperatorHome
-from tests.desk import CONSORTIUM, OPERATOR, consortium, node_key, ok, signer
+from tests.desk import CONSORTIUM, OPERATOR, consortium, node_key, ok, refused, signer
 
 WORLD = consortium()
 
@@ -72,8 +73,55 @@ def test_a_repetition_does_not_bring_an_old_request_back(place: OperatorHome, ki
     again = open_invitation((tmp_path / "new.json").read_bytes())
     new = request(again)
     tokens.redeem(place, again.token, new)
-    tokens.redeem(place, kit.token, old)
+    with pytest.raises(Refused) as e:
+        tokens.redeem(place, kit.token, old)
+    assert e.value.code == "RSD-6223"
     assert (place.requests / "berlin.json").read_bytes() == new + b"\n"
+
+
+@pytest.mark.parametrize("by", ["door", "file", "all files"])
+def test_a_newer_invitation_retires_a_stolen_kit(place: OperatorHome, kit: Invitation, tmp_path: Path, by: str) -> None:
+    ok("consortium", "invite", "leeds", "--jurisdiction", "GB", "--home", place.root, "--out", tmp_path / "leeds.json")
+    leeds = open_invitation((tmp_path / "leeds.json").read_bytes())
+    thiefs = request(kit)
+    (tmp_path / "thief.json").write_bytes(thiefs)
+    if by == "all files":  # the thief came first, at the door
+        tokens.redeem(place, kit.token, thiefs)
+    said = ok("consortium", "invite", "berlin", "--jurisdiction", "DE", "--home", place.root,
+              "--out", tmp_path / "new.json")  # fmt: skip
+    assert said["retired"] == [kit.digest]
+    again = open_invitation((tmp_path / "new.json").read_bytes())
+    own = request(again)
+    if by != "all files":
+        tokens.redeem(place, again.token, own)
+    draft = tmp_path / "draft.json"
+    if by == "door":
+        with pytest.raises(Refused) as e:
+            tokens.redeem(place, kit.token, thiefs)
+        assert e.value.code == "RSD-6223"
+    elif by == "file":
+        refused(4, "RSD-6223", "consortium", "admit", tmp_path / "thief.json", "--home", place.root, "--out", draft)
+    else:
+        refused(4, "RSD-6218", "consortium", "admit", "--home", place.root, "--out", draft)
+        tokens.redeem(place, again.token, own)
+    assert not draft.exists()
+    assert (place.requests / "berlin.json").read_bytes() == own + b"\n"
+    assert tokens.redeem(place, again.token, own).site == "berlin"
+    tokens.invited_by(place, leeds.token, now())  # another site's holds
+
+
+def test_after_a_crash_while_a_kit_is_renewed_none_holds(
+    place: OperatorHome, kit: Invitation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(path: Path, data: bytes) -> None:
+        raise EnvironmentFault("RSD-7001", f"disk full: {path} {len(data)}")
+
+    monkeypatch.setattr(consortium_admit, "write_new", dies)
+    refused(7, "RSD-7001", "consortium", "invite", "berlin", "--jurisdiction", "DE", "--home", place.root,
+            "--out", tmp_path / "new.json")  # fmt: skip
+    with pytest.raises(Refused) as e:
+        tokens.redeem(place, kit.token, request(kit))
+    assert e.value.code == "RSD-6223"
 
 
 @pytest.mark.parametrize("wrong", ["", "0" * 64, "é" * 64, "x" * 1_000_000])
