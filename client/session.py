@@ -111,13 +111,12 @@ def join(site: Site, message: JoinRequest) -> Reply:
     decisions = decide_all(site, case)
     plan(site.ledger, case)  # before the costly part; what is held is held only once the site can really train
     prepared = site.workbench.prepare(case, withdrawals.fresh_cache(site.home, case))
-    if not withdrawals.is_current(site.home, case):  # what was put there meanwhile; the next batch's case is a new one
-        withdrawals.purge_cache(site.home.study_folder(digest) / "cache")
     check_sampler(case, prepared.layout)
-    reservation = reserve(site, case)
-    site.record_once("reservation", reservation, digest)
-    write_durably(site.home.study_folder(digest) / "answers.json", canonical(list(answers)))
-    write_durably(site.home.study_folder(digest) / "study.json", data)
+    with site.home.changing_registry():  # a dataset is retired before this, and refused, or after the study was joined
+        _judge_again(site, case, data)
+        site.record_once("reservation", reserve(site, case), digest)
+        write_durably(site.home.study_folder(digest) / "answers.json", canonical(list(answers)))
+        write_durably(site.home.study_folder(digest) / "study.json", data)
     body = {
         "run": message.run,
         "approval_policy": approval.policy,
@@ -134,6 +133,20 @@ def join(site: Site, message: JoinRequest) -> Reply:
         offer=site.offer(),
     )
     return Reply(encode(reply))
+
+
+def _judge_again(site: Site, case: Case, data: bytes) -> None:
+    """Preparing takes its time: what was put into the cache after a withdrawal or a retirement goes.
+
+    Raises what `open_case` raises: the study may be out of question by now.
+    """
+    stale = True
+    try:
+        open_case(site.home, data, "the proposed study")
+        stale = not withdrawals.is_current(site.home, case)  # the next batch's case is a new one
+    finally:
+        if stale:
+            withdrawals.purge_cache(site.home.study_folder(case.digest) / "cache")
 
 
 def _record_own_answer(site: Site, text: str, study: str) -> None:

@@ -21,7 +21,7 @@ MOST_REPLY: Final = 4 << 20
 MOST_STATEMENT: Final = 64 << 10  # bytes of one signed answer
 MOST_MEMBERS: Final = 1001  # sites of a consortium, and its operator
 MOST_PROPOSALS: Final = 1000  # studies that one site is offered at a time
-RENEW_DAYS: Final = 30  # a certificate is renewed from this many days before its end
+RENEW_DAYS: Final = 30  # a certificate is renewed from so many days before its end, a shorter one at half its life
 
 
 Digest = Annotated[str, Field(pattern=SHA256)]

@@ -32,6 +32,7 @@ class LocalGrid:
 
     def ask(self, requests, timeout_s, patience_s, stop, names):
         assert timeout_s > 0
+        assert set(names) == set(requests)
         assert max(patience_s.values(), default=0.0) <= timeout_s
         for node, request in requests.items():
             site, over = self._sites[node], stop()

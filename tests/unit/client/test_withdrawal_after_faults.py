@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from client import registration, session, subjects
+from client import admission, registration, session, subjects
 from client.data.withdrawals import excluded_rows
 from client.home import AgentHome
+from client.stop_file import stop_mark
 from compliance.canonical import sha256_hex
 from compliance.errors import CheckFailed, EnvironmentFault, Refused, RunFailed
 from compliance.identity import seal
@@ -20,6 +21,7 @@ from tests.federation import (
     DATASET,
     SIZE,
     TRAINING,
+    StandIn,
     consortium,
     day,
     die,
@@ -239,3 +241,87 @@ def test_without_the_index_nobody_gets_a_fresh_ledger(home, tmp_path):
             registration.add_dataset(home, "again", path, "fresh-ledger", ["patient_id"], DATA_TERMS)
         assert error.value.code == "RSD-2417"
     assert [d.name for d in home.registry().datasets] == [DATASET]
+
+
+# --- what happens while a site is at work ---
+
+
+class Busy(StandIn):
+    """Lets something happen while it prepares or trains, and puts patient data into the cache after that."""
+
+    def __init__(self, act):
+        super().__init__()
+        self._act = act
+
+    def _meanwhile(self, cache):
+        self._act()
+        cache.mkdir(parents=True, exist_ok=True)
+        (cache / "trunk.safetensors").write_bytes(b"patient data")
+
+    def prepare(self, case, cache):
+        self._meanwhile(cache)
+        return super().prepare(case, cache)
+
+    def train(self, case, cache, *rest):
+        self._meanwhile(cache)
+        return super().train(case, cache, *rest)
+
+
+def _cached(home):
+    return list(home.path.rglob("trunk*"))
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """The home of site a before any study."""
+    (tmp_path / "fresh").mkdir()
+    return AgentHome(consortium().copy_home("a", tmp_path / "fresh"))
+
+
+def test_a_withdrawal_after_the_rows_were_read_is_seen_by_the_training(home, monkeypatch):
+    """The mark that the training compares is older than the rows that it was given."""
+    real = admission.standing
+
+    def meanwhile(*args):
+        out = real(*args)
+        _here(home, FIRST)
+        return out
+
+    monkeypatch.setattr(admission, "standing", meanwhile)
+    with open_home(home.path) as site:
+        case = site.joined_case(main_study().digest)
+    assert case.excluded == ()
+    assert case.stop_mark != stop_mark(case.stop_file)
+
+
+def test_what_a_join_cached_after_a_withdrawal_is_purged(fresh):
+    with open_home(fresh.path) as site:
+        site.workbench = Busy(lambda: _here(fresh, FIRST))
+        session.answer(site, main_study().join())
+        assert entries(site, "join")
+    assert not _cached(fresh)
+
+
+def test_what_an_attempt_cached_after_a_withdrawal_is_purged(home):
+    with open_home(home.path) as site:
+        site.workbench = Busy(lambda: _here(home, FIRST))
+        assert _refused(site, main_study().round()) == "RSD-2430"
+    assert not _cached(home)
+
+
+def test_a_join_keeps_what_it_cached_if_nothing_happened(fresh):
+    with open_home(fresh.path) as site:
+        site.workbench = Busy(lambda: None)
+        session.answer(site, main_study().join())
+    assert _cached(fresh)
+
+
+def test_a_dataset_that_is_retired_while_a_study_joins_is_not_used(fresh):
+    with open_home(fresh.path) as site:
+        site.workbench = Busy(lambda: registration.retire_dataset(fresh, DATASET))
+        with pytest.raises(Refused) as error:
+            session.answer(site, main_study().join())
+        assert error.value.code == "RSD-2412"
+        assert not entries(site, "join", "reservation")
+        assert not list(fresh.path.glob("studies/*/study.json"))
+        assert not _cached(fresh)
