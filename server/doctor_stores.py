@@ -91,7 +91,7 @@ class Stores:
 
     def _invitations(self) -> Check:
         files = sorted(self._d.home.invitations.glob("*.json"))
-        waiting = [p for p in files if not p.with_suffix(".used").exists()]
+        waiting = [p for p in files if not any(p.with_suffix(end).exists() for end in (".used", ".retired"))]
         members = {s.name for s in self._d.anchor.need().trust.sites} if self._d.home.trust_file.exists() else set()
         held = [self._d.home.read_invited(p) for p in waiting]
         return invitations([i for i in held if i.site not in members], self._d.at, self._d.limits)

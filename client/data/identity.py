@@ -1,8 +1,9 @@
 """Who a row is about, as keyed hashes: the same person gives the same key in every export, and the key says nothing.
 
 An identifier is compared as people read it: outer space and quotes, letter case, leading zeros, zeros at the end of a
-decimal fraction, midnight after a day, and marks that nobody sees (a file's byte order mark) do not count. Two identifiers that differ only in these are taken for one person: a ledger is shared, or a row
-left out, once too often rather than once too seldom.
+decimal fraction, midnight after a day, and marks that nobody sees (a file's byte order mark) do not count. Two
+identifiers that differ only in these are taken for one person: a ledger is shared, or a row left out, once too often
+rather than once too seldom.
 """
 
 from __future__ import annotations

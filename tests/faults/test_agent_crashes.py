@@ -152,9 +152,10 @@ def test_a_failed_attempt_is_not_drawn_again_although_the_disk_was_full(joined, 
 
     with open_home(home) as site:
         site.workbench.error = RunFailed("RSD-4500", "not finite")
-        with monkeypatch.context() as patched, pytest.raises(EnvironmentFault):
+        with monkeypatch.context() as patched:
             patched.setattr(contribution, "write_durably", full)
-            session.answer(site, study.round())
+            with pytest.raises(EnvironmentFault):
+                session.answer(site, study.round())
         site.workbench.error, site.workbench.specs = None, []
         if then == "at once":
             _not_drawn_again(site, study)
@@ -182,9 +183,10 @@ def test_an_update_that_reached_the_disk_in_a_failed_attempt_does_not_leave(join
             raise EnvironmentFault("RSD-7001", "the folder could not be synced")
 
     with open_home(home) as site:
-        with monkeypatch.context() as patched, pytest.raises(EnvironmentFault):
+        with monkeypatch.context() as patched:
             patched.setattr(contribution, "write_durably", failing)
-            session.answer(site, study.round())
+            with pytest.raises(EnvironmentFault):
+                session.answer(site, study.round())
         site.workbench.specs = []
         _not_drawn_again(site, study)
         assert not entries(site, "commit", "transfer")

@@ -75,7 +75,7 @@ def test_a_typed_column_of_parquet_matches_what_people_type(home, tmp_path, cell
 
 
 @pytest.mark.parametrize(
-    "stdin", [b"\xef\xbb\xbf9000\r\n9001\r\n", b'"9000"\n"9001"\n', b"'9000'\n 9001 \n", b"\xef\xbb\xbf\"9000\"\n9001"]
+    "stdin", [b"\xef\xbb\xbf9000\r\n9001\r\n", b'"9000"\n"9001"\n', b"'9000'\n 9001 \n", b'\xef\xbb\xbf"9000"\n9001']
 )
 def test_a_list_of_identifiers_may_come_from_a_spreadsheet(home, stdin):
     assert _without(home, home.registry().datasets[0], stdin) == (0, 1)
