@@ -126,9 +126,7 @@ def open_refusal(anchor: Anchor, data: bytes, what: str, seen_at: datetime | Non
     return claimed, found.digest
 
 
-def open_withdrawal(
-    anchor: Anchor, data: bytes, what: str, seen_at: datetime | None = None
-) -> tuple[Withdrawal, str]:
+def open_withdrawal(anchor: Anchor, data: bytes, what: str, seen_at: datetime | None = None) -> tuple[Withdrawal, str]:
     """Verify a withdrawal in the same way."""
     claimed = _peek(data, what, Withdrawal)
     at = parse_time(claimed.at)
