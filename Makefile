@@ -42,6 +42,7 @@ lint: setup
 bench: setup
 	$(BIN)/residency bench log --json
 	$(BIN)/residency bench law --json
+	$(BIN)/residency bench round --json
 	$(BIN)/residency bench recipe --runs 1 --json
 
 clean:

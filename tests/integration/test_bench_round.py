@@ -7,7 +7,7 @@ import pytest
 
 from tests.federation import residency
 
-pytestmark = pytest.mark.timeout(600)  # about a minute on a calm machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # about a minute on a calm machine
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_installing_issues_a_certificate_to_each_member(office: Office) -> None:
 def test_without_requests_all_that_wait_are_admitted(office: Office) -> None:
     out = office.root / "next.json"
     error = refused(4, "RSD-6218", "consortium", "admit", "--home", office.home, "--out", out)
-    assert error["found"] == "3 requests, all in the trust file"
+    assert error["found"] == "3 requests with an invitation that holds, all in the trust file"
     shutil.rmtree(office.home / "requests")
     refused(4, "RSD-6218", "consortium", "admit", "--home", office.home, "--out", out)
     assert not out.exists()
