@@ -155,13 +155,14 @@ class Story:
             raise ended.failure("exit 0")
         services.stop()  # what follows needs no server and no agent, and the measuring needs their memory
         record = ended.json()
-        self._start_baselines([s.name for s in TRAINING if s.name not in FIRST_HALF], pooled=True)
+        self._start_baselines([s.name for s in TRAINING if s.name not in FIRST_HALF], pooled=False)
+        self._start_baselines([], pooled=True)
         findings.rounds = int(record["rounds"])
         self.run_sites = list(record["sites"])
         return Path(str(record["folder"]))
 
     def _start_baselines(self, alone: list[str], *, pooled: bool) -> None:
-        """Two processes share the baselines: one while the rounds go on, at low priority, and one after them."""
+        """Three processes share the baselines: one while the rounds go on, at low priority, two after them."""
         spec = {
             **self._files(),
             "tables": {s.name: str(self.folders.table(s.name)) for s in TRAINING},

@@ -23,7 +23,7 @@ from pathlib import Path
 ETHERTYPE_ALL = 3
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 CONTROL = ("198.51.100.7", 9)  # RFC 5737: documentation only
-_LOOK_S = 0.1
+_LOOK_S = 0.25
 
 
 def possible() -> bool:
@@ -116,8 +116,11 @@ def decode(text: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether it is no address, or one of this machine itself."""
-    return not address or ipaddress.ip_address(address).is_loopback
+    """Whether it is no address, or one of this machine itself, also as IPv4 inside IPv6 (RFC 4291, 2.5.5.2)."""
+    if not address:
+        return True
+    ip = ipaddress.ip_address(address)
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
 def main(report: Path, command: list[str]) -> int:
