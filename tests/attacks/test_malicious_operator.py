@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -173,4 +172,3 @@ def test_nothing_was_charged_or_sent_and_the_refusals_are_in_the_sites_log(told:
 
 def test_the_attacks_reached_a_site_that_works(told: dict[str, Any]) -> None:
     assert told["codes"]["honest join"] == ""
-    assert os.environ.get("PYTHONPATH", "") != str(EVIL)
