@@ -62,7 +62,7 @@ def test_inside() -> None:
     check_study(policy(), STUDY)
 
 
-@pytest.mark.parametrize(("change", "rule", "found", "limit"), OUTSIDE)
+@pytest.mark.parametrize(("change", "rule", "found", "limit"), OUTSIDE, ids=[case[1] for case in OUTSIDE])
 def test_each_limit_refuses_and_says_both_values(change: dict[str, Any], rule: str, found: str, limit: str) -> None:
     with pytest.raises(Refused) as e:
         check_study(policy(**change), STUDY)
