@@ -23,10 +23,12 @@ from dp_accounting.pld import PLDAccountant
 from sklearn.metrics import roc_auc_score
 
 from client.tasks.classification import Records, load_records
-from client.training.dpsgd import Engine, Examples
+from client.training.dpsgd import Engine
+from client.training.encoder_top import build_top
+from client.training.examples import Examples
 from client.training.keystream import Keystream
 from client.training.model_folder import load_encoder, load_tokenizer, model_digest
-from client.training.top import Top, build_top
+from client.training.top import Top
 from client.training.trunk import cached_trunk, run_trunk
 from client.work import RoundSpec
 from compliance.training_spec import Adapters, FeatureConstants, ModelSpec, TaskSpec
@@ -96,7 +98,7 @@ def cut(table: pd.DataFrame) -> Frames:
 def feature_constants(public: Records) -> FeatureConstants:
     """Mean and deviation of the frozen model's pooled vectors over the public rows; deviations clamped at 0.001."""
     encoder, tokenizer = load_encoder(MODEL_DIR), load_tokenizer(MODEL_DIR)
-    pooled = run_trunk(encoder, tokenizer, public.texts, TASK.max_tokens, 0).hidden[:, 0].double()
+    pooled = run_trunk(encoder, tokenizer, public.texts, TASK.max_tokens, 0)["hidden"][:, 0].double()
     micro = 1_000_000
     return FeatureConstants(
         source="500 rows of referral source other, declared public for this benchmark",
@@ -195,23 +197,18 @@ class Bench:
             drawn = np.flatnonzero(rng.random(len(data)) < spec.sample_numerator / spec.sample_denominator)
             sgd.zero_grad()
             for piece in torch.split(torch.from_numpy(drawn), 64):
-                logits = top(data.inputs.hidden[piece], data.inputs.mask[piece])
-                loss = torch.nn.functional.cross_entropy(logits, data.labels[piece], reduction="sum")
-                torch.autograd.backward(loss / spec.expected_batch)
+                losses = top.record_losses(*data.take(piece, torch.device("cpu")))
+                torch.autograd.backward(losses.sum() / spec.expected_batch)
             sgd.step()
         return top.get_flat() - start
 
     def judge(self, flat: Flat) -> tuple[float, float]:
         """Accuracy and AUC of a global vector on the holdout."""
         self.top.set_flat(flat)
-        inputs, labels = self.holdout.inputs, self.holdout.labels.numpy()
+        labels = self.holdout.targets.numpy()
         with torch.inference_mode():
-            scores = torch.cat(
-                [
-                    self.top(h, m)
-                    for h, m in zip(torch.split(inputs.hidden, 256), torch.split(inputs.mask, 256), strict=True)
-                ]
-            )
+            pieces = torch.split(torch.arange(len(labels)), 256)
+            scores = torch.cat([self.top(self.holdout.take(p, torch.device("cpu"))[0]) for p in pieces])
         margin = (scores[:, 1] - scores[:, 0]).numpy()
         return float(((margin > 0) == labels).mean()), float(roc_auc_score(labels, margin))
 

@@ -16,13 +16,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch.nn.functional import cross_entropy
 
 from client.data.table import TableFile
 from client.tasks.classification import load_records
-from client.training.dpsgd import Engine, Examples
+from client.training.dpsgd import Engine
+from client.training.examples import Examples, Inputs
 from client.training.keystream import Keystream
-from client.training.trunk import TrunkOutput, cached_trunk, trunk_key
+from client.training.trunk import cached_trunk, trunk_key
 from client.work import RoundSpec
 from compliance.canonical import parse_json
 from compliance.files import read_bytes
@@ -124,15 +124,15 @@ def pooled(bench: Bench, parts: list[Examples]) -> Score:
         for start in range(0, len(rows), POOLED_BATCH):
             inputs, labels = _gather(parts, [rows[i] for i in order[start : start + POOLED_BATCH]])
             optimizer.zero_grad()
-            torch.autograd.backward(cross_entropy(top(inputs.hidden, inputs.mask), labels))
+            torch.autograd.backward(top.record_losses(inputs, labels).mean())
             optimizer.step()
     return bench.holdout.score(top)
 
 
-def _gather(parts: list[Examples], rows: list[tuple[int, int]]) -> tuple[TrunkOutput, torch.Tensor]:
-    hidden = torch.stack([parts[k].inputs.hidden[i] for k, i in rows])
-    mask = torch.stack([parts[k].inputs.mask[i] for k, i in rows])
-    return TrunkOutput(hidden, mask), torch.stack([parts[k].labels[i] for k, i in rows])
+def _gather(parts: list[Examples], rows: list[tuple[int, int]]) -> tuple[Inputs, torch.Tensor]:
+    names = parts[0].inputs
+    inputs = {name: torch.stack([parts[k].inputs[name][i] for k, i in rows]) for name in names}
+    return inputs, torch.stack([parts[k].targets[i] for k, i in rows])
 
 
 def run(spec: BaselineSpec) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def calibrate(spec: CalibrationSpec) -> dict[str, Any]:
     task = load_model(TaskSpec, recipe.task(), "RSD-2007", "task")
     records = load_records(task, TableFile(spec.table))
     out = cached_trunk(frozen_model(spec.model_dir), task, spec.model_dir, records.texts, spec.cache)
-    return {"features": constants(out.hidden[:, 0, :], spec.source), "rows": len(records.texts)}
+    return {"features": constants(out["hidden"][:, 0, :], spec.source), "rows": len(records.texts)}
 
 
 def warm_holdout(spec: CalibrationSpec) -> None:

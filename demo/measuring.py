@@ -13,8 +13,10 @@ from sklearn.metrics import roc_auc_score
 
 from client.data.table import TableFile
 from client.tasks.classification import load_records
-from client.training.top import Flat, Top, build_top
-from client.training.trunk import TrunkOutput, cached_trunk
+from client.training.encoder_top import build_top
+from client.training.examples import Inputs
+from client.training.top import Flat, Top
+from client.training.trunk import cached_trunk
 from compliance.canonical import parse_canonical
 from compliance.files import read_bytes
 from compliance.identity import parse_envelope
@@ -40,7 +42,7 @@ class Score:
 class Holdout:
     """The test rows as the top takes them."""
 
-    inputs: TrunkOutput
+    inputs: Inputs
     labels: npt.NDArray[np.int64]
 
     @property
@@ -60,12 +62,11 @@ class Holdout:
         return self.score(top)
 
 
-def forward(top: Top, inputs: TrunkOutput) -> npt.NDArray[np.float32]:
+def forward(top: Top, inputs: Inputs) -> npt.NDArray[np.float32]:
     """Logits (n, classes)."""
     with torch.inference_mode():
-        parts = [
-            top(inputs.hidden[i : i + _ROWS], inputs.mask[i : i + _ROWS]) for i in range(0, len(inputs.mask), _ROWS)
-        ]
+        count = len(inputs["mask"])
+        parts = [top({k: t[i : i + _ROWS] for k, t in inputs.items()}) for i in range(0, count, _ROWS)]
     logits: npt.NDArray[np.float32] = torch.cat(parts).float().numpy()
     return logits
 

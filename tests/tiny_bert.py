@@ -10,10 +10,10 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from client.training.dpsgd import Engine, Examples
+from client.training.dpsgd import Engine
+from client.training.encoder_top import build_top
+from client.training.examples import Examples
 from client.training.model_folder import model_digest
-from client.training.top import build_top
-from client.training.trunk import TrunkOutput
 from client.work import RoundSpec, WorkSpec
 from compliance.canonical import sha256_hex
 from compliance.training_spec import Adapters, FeatureConstants, ModelSpec, TaskSpec
@@ -100,7 +100,7 @@ def tiny_examples(count: int = 40, seed: int = 0) -> Examples:
     rng = np.random.default_rng(seed)
     hidden = torch.from_numpy(rng.normal(size=(count, 6, WIDTH)).astype(np.float32))
     mask = torch.from_numpy((np.arange(6) < rng.integers(2, 7, (count, 1))).astype(np.float32))
-    return Examples(TrunkOutput(hidden, mask), torch.from_numpy(rng.integers(0, 2, count)))
+    return Examples({"hidden": hidden, "mask": mask}, torch.from_numpy(rng.integers(0, 2, count)))
 
 
 def tiny_engine(folder: Path, examples: Examples | None = None, *, adapters: bool = True) -> Engine:

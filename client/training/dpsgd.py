@@ -7,31 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
 from client.training.conformance import RoundCheck
 from client.training.device import autocast, pick_device
+from client.training.examples import Examples
 from client.training.keystream import Stream, poisson_mask
 from client.training.lattice import Lattice, RoundedGaussian, tv_error_femto
 from client.training.opacus_private import LatticeOptimizer, StepSeen, per_sample
 from client.training.top import Flat, Top
-from client.training.trunk import TrunkOutput
 from client.work import RoundSpec
 
 
 def _always() -> None:
     """Nothing speaks against the next batch."""
-
-
-@dataclass(frozen=True)
-class Examples:
-    """The site's records as the top takes them: the trunk's output and the class of each, int64 (n,)."""
-
-    inputs: TrunkOutput
-    labels: torch.Tensor
-
-    def __len__(self) -> int:
-        return int(self.labels.shape[0])
 
 
 @dataclass(frozen=True)
@@ -140,9 +128,7 @@ class Engine:
 
     def _backward(self, piece: torch.Tensor) -> None:
         """Per-sample gradients of the loss summed over `piece`, each record's own loss apart from all others."""
-        inputs = self.examples.inputs
-        hidden = inputs.hidden[piece].to(self._device)
-        mask, labels = inputs.mask[piece].to(self._device), self.examples.labels[piece].to(self._device)
+        inputs, targets = self.examples.take(piece, self._device)
         with autocast(self._device):
-            logits = self._model(hidden, mask)
-        torch.autograd.backward(cross_entropy(logits.float(), labels, reduction="sum"))
+            losses = self._top.record_losses(inputs, targets)
+        torch.autograd.backward(losses.sum())

@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save
 from client.prepared import find_prepared, forget, keep
 from client.stop_file import StopFile
 from client.training.device import pick_device
-from client.training.dpsgd import Engine, Examples
+from client.training.dpsgd import Engine
+from client.training.encoder_top import build_top, saved_top
+from client.training.examples import Examples
 from client.training.model_folder import check_model
-from client.training.top import Top, build_top, layout_sha256, saved_top, top_tensors
+from client.training.top import Top, layout_sha256, top_tensors
 from client.training.trunk import cached_trunk, read_trunk, trunk_file
 from client.work import Prepared, WorkSpec
 from compliance.errors import EnvironmentFault, InputError, InternalBug, RunFailed
@@ -133,6 +135,6 @@ def _kept(spec: WorkSpec, cache: Path, trunk: str) -> tuple[Top, Examples]:
     tensors = load_file(cache / _TOP)
     labels = tensors.pop(_LABELS)
     inputs = read_trunk(cache / trunk)
-    if inputs is None or len(inputs.hidden) != len(labels):
+    if inputs is None or len(inputs["hidden"]) != len(labels):
         raise KeyError(trunk)
     return saved_top(spec.model, cache, len(spec.task.labels), tensors), Examples(inputs, labels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from client.training.examples import Inputs
 from client.training.model_folder import load_encoder, load_tokenizer
 from compliance.canonical import canonical, sha256_hex
 from compliance.errors import InputError
@@ -19,17 +19,6 @@ from compliance.training_spec import ModelSpec, TaskSpec
 
 _ROWS = 64  # records a forward pass; the last pass is filled up, so that every pass has one shape
 MAX_CACHE_BYTES = 8 << 30
-
-
-@dataclass(frozen=True)
-class TrunkOutput:
-    """`hidden` float32 (n, tokens, width) and `mask` float32 (n, tokens), 1 for a real token, for n records in order.
-
-    Without adapters the whole model is frozen: `hidden` is then the pooled vector as one token, (n, 1, width).
-    """
-
-    hidden: torch.Tensor
-    mask: torch.Tensor
 
 
 def trunk_key(model: ModelSpec, task: TaskSpec, texts: Sequence[str], layers: int) -> str:
@@ -47,12 +36,16 @@ def mean_pool(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def run_trunk(
     encoder: Any, tokenizer: Any, texts: Sequence[str], max_tokens: int, layers: int, device: str = "cpu"
-) -> TrunkOutput:
-    """Run embeddings and all but the last `layers` layers over `texts`, padded to exactly `max_tokens`, eval mode."""
+) -> Inputs:
+    """Run embeddings and all but the last `layers` layers over `texts`, padded to exactly `max_tokens`, eval mode.
+
+    `hidden` float32 (n, tokens, width) and `mask` float32 (n, tokens), 1 for a real token. With `layers` 0 the whole
+    model is frozen: `hidden` is then the pooled vector as one token, (n, 1, width).
+    """
     kept = encoder.encoder.layer
     encoder.encoder.layer = kept[: len(kept) - layers]
     encoder.to(device).eval()
-    parts: list[TrunkOutput] = []
+    parts: list[Inputs] = []
     try:
         for start in range(0, len(texts), _ROWS):
             chunk = list(texts[start : start + _ROWS])
@@ -64,15 +57,15 @@ def run_trunk(
                 hidden, mask = encoder(**tokens).last_hidden_state, tokens["attention_mask"].float()
                 if layers == 0:
                     hidden, mask = mean_pool(hidden, mask).unsqueeze(1), torch.ones(_ROWS, 1)
-            parts.append(TrunkOutput(hidden[: len(chunk)].float().cpu(), mask[: len(chunk)].cpu()))
+            parts.append({"hidden": hidden[: len(chunk)].float().cpu(), "mask": mask[: len(chunk)].cpu()})
     finally:
         encoder.encoder.layer = kept
-    return TrunkOutput(torch.cat([p.hidden for p in parts]), torch.cat([p.mask for p in parts]))
+    return {name: torch.cat([p[name] for p in parts]) for name in ("hidden", "mask")}
 
 
 def cached_trunk(
     model: ModelSpec, task: TaskSpec, folder: Path, texts: Sequence[str], cache_dir: Path, device: str = "cpu"
-) -> TrunkOutput:
+) -> Inputs:
     """The trunk's output for `texts`, from the cache if it is there and whole, else computed and stored.
 
     The cache is patient data: it is readable by its owner only and stays in `cache_dir` at the site. float32.
@@ -85,7 +78,7 @@ def cached_trunk(
     encoder = load_encoder(folder)
     _refuse_too_large(len(texts) * (task.max_tokens if layers else 1) * encoder.config.hidden_size * 4)
     out = run_trunk(encoder, load_tokenizer(folder), texts, task.max_tokens, layers, device)
-    write_durably(path, save({"hidden": out.hidden, "mask": out.mask}), private=True)
+    write_durably(path, save(out), private=True)
     return read_trunk(path) or out
 
 
@@ -95,13 +88,13 @@ def trunk_file(model: ModelSpec, task: TaskSpec, texts: Sequence[str], cache_dir
     return cache_dir / f"trunk-{trunk_key(model, task, texts, layers)}.safetensors"
 
 
-def read_trunk(path: Path) -> TrunkOutput | None:
+def read_trunk(path: Path) -> Inputs | None:
     """The cached tensors, mapped from the file; None if there is no whole file (it is then computed again)."""
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as f:
-            return TrunkOutput(f.get_tensor("hidden"), f.get_tensor("mask"))
+            return {name: f.get_tensor(name) for name in ("hidden", "mask")}
     except SafetensorError:
         path.unlink()
         return None

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from client.training import dpsgd
+from client.training.encoder_top import build_top
 from client.training.lattice import Lattice
 from client.training.opacus_private import LatticeOptimizer, StepSeen, per_sample
-from client.training.top import build_top
 from compliance.errors import InputError, RunFailed
 from tests.tiny_bert import (
     SeededStream,
@@ -34,8 +34,8 @@ def gradients_one_by_one(folder, examples, start):
     rows = []
     for i in range(len(examples)):
         top.zero_grad()
-        logits = top(examples.inputs.hidden[i : i + 1], examples.inputs.mask[i : i + 1])
-        torch.nn.functional.cross_entropy(logits, examples.labels[i : i + 1]).backward()
+        logits = top(examples.take(torch.tensor([i]), torch.device("cpu"))[0])
+        torch.nn.functional.cross_entropy(logits, examples.targets[i : i + 1]).backward()
         rows.append(torch.cat([p.grad.flatten() for _, p in top.trained()]).double().numpy().copy())
     return np.array(rows)
 
@@ -61,8 +61,8 @@ class OneStep:
         self.optimizer.zero_grad(set_to_none=True)
         pieces = torch.split(torch.tensor(indices), physical) if indices else []
         for i, piece in enumerate(pieces):
-            logits = self.model(self.examples.inputs.hidden[piece], self.examples.inputs.mask[piece])
-            torch.nn.functional.cross_entropy(logits, self.examples.labels[piece], reduction="sum").backward()
+            logits = self.model(self.examples.take(piece, torch.device("cpu"))[0])
+            torch.nn.functional.cross_entropy(logits, self.examples.targets[piece], reduction="sum").backward()
             self.optimizer.signal_skip_step(i + 1 < len(pieces))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -92,8 +92,8 @@ def test_without_noise_a_step_is_the_clipped_sum_of_a_naive_loop(folder, physica
     # the gradients themselves, before the lattice
     model = per_sample(top := build_top(tiny_model(folder), folder, 2))
     top.set_flat(start)
-    logits = model(examples.inputs.hidden, examples.inputs.mask)
-    torch.nn.functional.cross_entropy(logits, examples.labels, reduction="sum").backward()
+    logits = model(examples.inputs)
+    torch.nn.functional.cross_entropy(logits, examples.targets, reduction="sum").backward()
     ours = torch.cat([p.grad_sample.flatten(1) for _, p in top.trained()], 1)
     assert np.abs(ours.double().numpy() - naive).max() < 1e-6
     assert np.abs(naive[:, 2 * 32 + 2 :]).max() > 1e-3, "the adapters have gradients worth comparing"
@@ -108,8 +108,8 @@ def test_adding_a_record_leaves_the_other_gradients_alone(folder):
     def gradients(count):
         for _, p in top.trained():
             p.grad_sample = None
-        logits = model(examples.inputs.hidden[:count], examples.inputs.mask[:count])
-        torch.nn.functional.cross_entropy(logits, examples.labels[:count], reduction="sum").backward()
+        logits = model({k: t[:count] for k, t in examples.inputs.items()})
+        torch.nn.functional.cross_entropy(logits, examples.targets[:count], reduction="sum").backward()
         return torch.cat([p.grad_sample.flatten(1) for _, p in top.trained()], 1)
 
     alone, beside = gradients(1), gradients(6)
@@ -131,7 +131,7 @@ def test_an_empty_batch_still_yields_noise(folder):
 
 def test_a_record_without_a_finite_gradient_counts_as_zero_and_is_counted(folder):
     examples = tiny_examples(5)
-    examples.inputs.hidden[2] = float("inf")
+    examples.inputs["hidden"][2] = float("inf")
     start = trained_start(build_top(tiny_model(folder), folder, 2).get_flat().size)
     step = OneStep(folder, examples, start, zero_noise)
     with_bad = step.run(list(range(5)), 2)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from client.training.encoder_top import build_top
 from client.training.model_folder import check_model, load_encoder, load_tokenizer, model_digest, model_files
-from client.training.top import build_top, layout_sha256
+from client.training.top import layout_sha256
 from client.training.trunk import cached_trunk, run_trunk, trunk_key
 from compliance.errors import InputError
 from tests.tiny_bert import save_tiny_bert, tiny_model, tiny_task, trained_start
@@ -91,18 +92,18 @@ def test_the_cache_is_bit_equal_to_the_computation(folder, tmp_path, adapters):
     assert len(files) == 1
     assert files[0].stat().st_mode & 0o077 == 0, "patient data: its owner's only"
     for out in (first, second):
-        assert torch.equal(out.hidden, direct.hidden)
-        assert torch.equal(out.mask, direct.mask)
-    assert direct.hidden.shape == (70, 12 if adapters else 1, 32)
+        assert torch.equal(out["hidden"], direct["hidden"])
+        assert torch.equal(out["mask"], direct["mask"])
+    assert direct["hidden"].shape == (70, 12 if adapters else 1, 32)
 
 
 def test_a_damaged_cache_is_computed_again(folder, tmp_path):
     model, task = tiny_model(folder), tiny_task()
     good = cached_trunk(model, task, folder, TEXTS[:5], tmp_path)
-    kept = good.hidden.clone()
+    kept = good["hidden"].clone()
     (path,) = tmp_path.glob("trunk-*.safetensors")
     path.write_bytes(path.read_bytes()[:100])
-    assert torch.equal(cached_trunk(model, task, folder, TEXTS[:5], tmp_path).hidden, kept)
+    assert torch.equal(cached_trunk(model, task, folder, TEXTS[:5], tmp_path)["hidden"], kept)
 
 
 def test_the_key_names_everything_the_trunk_depends_on(folder):
@@ -121,11 +122,11 @@ def test_trunk_and_top_make_up_the_whole_model(folder):
     """With B = 0 the adapters do nothing: pooled features equal those of the plain model."""
     encoder, tokenizer, task = load_encoder(folder), load_tokenizer(folder), tiny_task()
     whole = run_trunk(encoder, tokenizer, TEXTS, task.max_tokens, 0)
-    head_only = build_top(tiny_model(folder, adapters=False), folder, 2).features(whole.hidden, whole.mask)
+    head_only = build_top(tiny_model(folder, adapters=False), folder, 2).features(whole)
     for layers in (1, 2):
         cut = run_trunk(encoder, tokenizer, TEXTS, task.max_tokens, layers)
         top = build_top(tiny_model(folder, layers=layers), folder, 2)
-        assert (top.features(cut.hidden, cut.mask) - head_only).abs().max() < 1e-5
+        assert (top.features(cut) - head_only).abs().max() < 1e-5
     assert torch.allclose(head_only.norm(dim=1), torch.tensor(3.0))
 
 
@@ -148,17 +149,17 @@ def test_saved_and_reloaded_adapters_give_the_same_logits(folder, tmp_path):
     top = build_top(tiny_model(folder), folder, 2)
     start = trained_start(top.get_flat().size)
     top.set_flat(start)
-    logits = top(cut.hidden, cut.mask)
+    logits = top(cut)
     save_file({"flat": top.get_flat()}, tmp_path / "adapter.safetensors")
     other = build_top(tiny_model(folder), folder, 2)
-    assert not torch.allclose(other(cut.hidden, cut.mask), logits)
+    assert not torch.allclose(other(cut), logits)
     other.set_flat(load_file(tmp_path / "adapter.safetensors")["flat"])
-    assert torch.equal(other(cut.hidden, cut.mask), logits)
+    assert torch.equal(other(cut), logits)
     assert np.array_equal(other.get_flat(), start)
     head = trained_start(top.get_flat().size)
     head[66:] = 0
     other.set_flat(head)
-    assert not torch.allclose(other(cut.hidden, cut.mask), logits), "the adapters matter"
+    assert not torch.allclose(other(cut), logits), "the adapters matter"
 
 
 def test_what_does_not_fit_the_model_is_refused(folder):

@@ -12,9 +12,10 @@ import torch
 from client.prepared import find_prepared, prepared_key
 from client.stop_file import StopFile, stop_mark
 from client.training import session
-from client.training.dpsgd import Engine, Examples
+from client.training.dpsgd import Engine
+from client.training.encoder_top import build_top
+from client.training.examples import Examples
 from client.training.session import prepare, resume
-from client.training.top import build_top
 from client.training.trunk import cached_trunk
 from compliance.canonical import sha256_hex
 from compliance.errors import EnvironmentFault, InputError, InternalBug, RunFailed
@@ -78,8 +79,8 @@ def test_excluded_rows_are_not_loaded_and_their_cache_is_gone(spec):
         resume(without)
     prepare(without)
     examples = resume(without).examples
-    assert examples.labels.tolist() == np.delete(labels, out).tolist()
-    assert examples.inputs.hidden.shape[0] == 36
+    assert examples.targets.tolist() == np.delete(labels, out).tolist()
+    assert examples.inputs["hidden"].shape[0] == 36
     assert find_prepared(spec) is None
     assert not whole & {p.name for p in Path(spec.cache_dir).glob("*")}
 
