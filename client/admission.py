@@ -14,6 +14,7 @@ from client.data.withdrawals import standing, stop_file
 from client.home import AgentHome, DatasetRecord, ModelRecord, OpenPolicy, packs
 from client.stop_file import stop_mark
 from client.taken_back import check_not_taken_back
+from client.unit_terms import check_unit
 from compliance.answers import (
     ADVICE,
     APPROVAL,
@@ -36,7 +37,7 @@ from compliance.law.decide import Engine
 from compliance.law.model import Decision, Document, Guarantees, Party, Transfer
 from compliance.law.vocabulary import Artifact
 from compliance.policy import SitePolicy, check_study
-from compliance.privacy.events import PrivacyEvent
+from compliance.privacy.events import UNITS, PrivacyEvent, Unit
 from compliance.software import VERSION
 from compliance.study import SiteTerms, Study, open_study
 from compliance.study_desk import check_members
@@ -54,7 +55,7 @@ class Case:
     digest: str
     terms: SiteTerms
     dataset: DatasetRecord
-    model: ModelRecord
+    model: ModelRecord | None  # None: a model that comes with the software
     engine: Engine
     excluded: tuple[int, ...] = ()  # rows of the extract, by position, whose subjects were withdrawn
     stop_file: str = ""  # changes when a subject is withdrawn: no batch is drawn after that
@@ -64,6 +65,10 @@ class Case:
     def event(self, rounds: int) -> PrivacyEvent:
         """What `rounds` rounds of this study do at this site."""
         return study_event(self.study, self.terms, rounds)
+
+    def units(self) -> tuple[Unit, ...]:
+        """The units in which what this study spends here is accounted: both where a record is a patient."""
+        return (self.study.privacy.unit,) if self.dataset.several_rows else UNITS
 
     def decide(self, artifact: Artifact, recipient: Party, onward: tuple[Party, ...] = ()) -> Decision:
         """May this site send `artifact` to `recipient`, who passes it on to `onward`, now?"""
@@ -131,6 +136,7 @@ def open_case(home: AgentHome, study_bytes: bytes, what: str) -> Case:
     if terms is None:  # check_study has refused that already
         raise Refused("RSD-2102", f"study {study.name} does not list site {home.config.site}", rule="site policy")
     dataset, model = _dataset(home, study, digest), _model(home, study)
+    check_unit(policy.policy, study, terms, dataset)
     stop = str(stop_file(home.path, dataset.source))
     mark = stop_mark(stop)  # first: a withdrawal between the two ends the attempt, and is never missed
     excluded, withdrawal = standing(home, dataset.name, dataset.sha256)
@@ -229,7 +235,9 @@ def _check_usable(home: AgentHome, record: DatasetRecord, study: Study, digest: 
         )
 
 
-def _model(home: AgentHome, study: Study) -> ModelRecord:
+def _model(home: AgentHome, study: Study) -> ModelRecord | None:
+    if study.model.built_in:
+        return None
     registered = home.registry().models
     for record in registered:
         if record.sha256 == study.model.sha256:

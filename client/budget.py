@@ -12,7 +12,7 @@ from compliance.messages import LayoutEntry
 from compliance.privacy.accounting import check_claim
 from compliance.privacy.ledger import Ledger
 from compliance.privacy.ledger_state import Plan
-from compliance.study_event import TV_ERROR_FEMTO_PER_ROUND
+from compliance.study_event import TV_ERROR_FEMTO_PER_ROUND, also_done
 
 # Total variation of one draw, in 1e-15, rounded up: client.training.lattice bounds it by 1.7e-23.
 _FEMTO_PER_DRAW = 1.7e-8
@@ -27,7 +27,7 @@ def apply_limit(ledger: Ledger, case: Case) -> None:
 def check_terms(case: Case) -> None:
     """The study's noise keeps the eps that it claims for this site, by this site's own accounting (PLD)."""
     event = case.event(case.study.charged_rounds)
-    check_claim(event, case.terms.epsilon_milli, case.study.privacy.inverse_delta)
+    check_claim(event, case.terms.epsilon_milli, case.study.privacy.inverse_delta, also_done(case.study))
 
 
 def check_sampler(case: Case, layout: tuple[LayoutEntry, ...]) -> None:
@@ -51,19 +51,29 @@ def reserve(site: Site, case: Case) -> dict[str, Json]:
     apply_limit(site.ledger, case)
     event = case.event(case.study.charged_rounds)
     inverse_delta = case.study.privacy.inverse_delta
-    held = site.ledger.reserve(case.dataset.source, case.digest, event, case.terms.epsilon_milli, inverse_delta)
+    also = also_done(case.study)
+    held = site.ledger.reserve(
+        case.dataset.source, case.digest, event, case.terms.epsilon_milli, inverse_delta, case.units(), also
+    )
     return {
         "source": case.dataset.source,
         "study_epsilon_milli": case.terms.epsilon_milli,
         "inverse_delta": inverse_delta,
         "event": held.event.model_dump(mode="json"),
+        "also": [e.model_dump(mode="json") for e in held.also],
     }
 
 
 def plan(ledger: Ledger, case: Case) -> Plan:
-    """What the study would take from the ledger; spends nothing. Raises what reserving it would: Refused RSD-41xx."""
+    """What the study would take from the ledger; spends nothing. Raises what reserving it would: Refused RSD-41xx.
+
+    A study that was joined takes nothing more: it is held.
+    """
     check_terms(case)
     apply_limit(ledger, case)
     event = case.event(case.study.charged_rounds)
-    ledger.check(case.dataset.source, case.digest, event, case.terms.epsilon_milli, case.study.privacy.inverse_delta)
-    return ledger.plan(case.dataset.source, event)
+    inverse_delta, also = case.study.privacy.inverse_delta, also_done(case.study)
+    ledger.check(case.dataset.source, case.digest, event, case.terms.epsilon_milli, inverse_delta, case.units(), also)
+    if ledger.reservation(case.dataset.source, case.digest) is not None:
+        return Plan(case.dataset.source, 0, ledger.left(case.dataset.source), fits=True)
+    return ledger.plan(case.dataset.source, event, also)

@@ -51,7 +51,7 @@ def contribute(site: Site, message: RoundRequest, array: Vector | None) -> Reply
     finish_withdrawals(site)  # what a killed command left; from here on `case` knows everybody who withdrew
     case = site.joined_case(message.study)
     base = _checked_base(case, message, array)
-    onward = _onward(case, message.recipients)
+    onward = onward_of(case, message.recipients)
     folder = site.home.study_folder(case.digest) / "rounds" / f"{message.round:03d}"
     committed = _committed(site, case, message, folder, base)
     with withdrawals.releasing(site.home.path):
@@ -82,7 +82,8 @@ def _checked_base(case: Case, message: RoundRequest, base: Vector | None) -> Vec
     return base
 
 
-def _onward(case: Case, recipients: tuple[str, ...]) -> tuple[Party, ...]:
+def onward_of(case: Case, recipients: tuple[str, ...]) -> tuple[Party, ...]:
+    """The peers among `recipients`. Raises Refused RSD-1212 for names that the study does not list."""
     known = {p.name: p for p in (*case.peers(), Party(name=case.terms.name, jurisdiction=case.terms.jurisdiction))}
     strangers = [r for r in recipients if r not in known]
     if strangers:

@@ -45,6 +45,7 @@ def dataset_add(
                --legal-basis "9(2)(j)" --purpose scientific_research --expires 2027-12-31
     """
     from client import registration  # noqa: PLC0415 - loads pandas
+    from client.dataset_views import declared_text  # noqa: PLC0415
 
     ground = registration.Terms(**terms)
     added = registration.add_dataset(at_home(home), name, path, source, id_columns, ground, patient_columns)
@@ -53,12 +54,14 @@ def dataset_add(
     if known.sources:
         how = "its identifiers are known" if known.by_identifier else "its rows say the same under other identifiers"
         lines.append(f"{how}: it inherits the ledger of {record.source}, not a new one")
-    lines.append(f"declared {record.declared} rows (rounded); commitment {record.commitment[:12]}")
+    lines.append(f"declared {declared_text(record)}; commitment {record.commitment[:12]}")
     fields = {
         "dataset": name,
         "source": record.source,
         "inherited": bool(known.sources),
         "declared": record.declared,
+        "declared_patients": record.declared_patients,
+        "several_rows": record.several_rows,
         "commitment": record.commitment,
     }
     return Result(fields, lines)
@@ -68,7 +71,7 @@ def dataset_add(
 @HOME
 @command("residency.agent.dataset.list/1")
 def dataset_list(home: Path) -> Result:
-    """All registered extracts: source, rounded number of rows, purposes, expiry, state.
+    """All registered extracts: source, rounded numbers of rows and people, purposes, expiry, state.
 
     \b
     Example: residency agent dataset list --home /srv/residency
@@ -77,8 +80,11 @@ def dataset_list(home: Path) -> Result:
 
     opened = at_home(home)
     records = opened.registry().datasets
-    header = ["dataset", "source", "declared", "purposes", "expires", "state"]
-    rows = [[r.name, r.source, r.declared, ", ".join(r.purposes), r.expires, state_of(r)] for r in records]
+    header = ["dataset", "source", "rows", "patients", "purposes", "expires", "state"]
+    rows = [
+        [r.name, r.source, r.declared, r.declared_patients, ", ".join(r.purposes), r.expires, state_of(r)]
+        for r in records
+    ]
     return Result({"datasets": [dataset_fields(opened, r) for r in records]}, table(header, rows))
 
 
@@ -87,7 +93,7 @@ def dataset_list(home: Path) -> Result:
 @HOME
 @command("residency.agent.dataset.show/1")
 def dataset_show(name: str, home: Path) -> Result:
-    """One extract: columns and their types, rounded number of rows, commitment, ground, and which studies used it.
+    """One extract: columns and their types, rounded numbers, commitment, ground, and which studies used it.
 
     \b
     Example: residency agent dataset show thyroid --home /srv/residency
@@ -141,3 +147,22 @@ def model_add(folder: Path, home: Path, name: str | None) -> Result:
     digest = registration.add_model(at_home(home), folder, name or folder.name)
     lines = [f"model {name or folder.name} registered", f"digest {digest}"]
     return Result({"model": name or folder.name, "sha256": digest}, lines)
+
+
+@model.command("convert")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to write.")
+@click.option("--groups", default=32, show_default=True, help="Groups of channels that are normalised together.")
+@command("residency.agent.model.convert/1")
+def model_convert(folder: Path, out: Path, groups: int) -> Result:
+    """Write a ResNet with GroupNorm in place of BatchNorm, which would mix the records of a batch. Reads no data.
+
+    \b
+    Example: residency agent model convert /models/resnet-50 --out /models/resnet-50-gn
+    """
+    from client.training.group_norm import convert  # noqa: PLC0415 - torch
+    from client.training.model_folder import model_digest  # noqa: PLC0415
+
+    digest = model_digest(convert(folder, out, groups))
+    lines = [f"model {out}", f"digest {digest}", "its running means are gone: train its last layers (whole_layers)"]
+    return Result({"folder": str(out), "groups": groups, "sha256": digest}, lines)

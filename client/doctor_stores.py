@@ -221,7 +221,7 @@ def unprovided(study: Study, known: Registry) -> list[str]:
     missing = [] if record else [f"dataset {study.dataset}"]
     if record and study.purpose not in record.purposes:
         missing.append(f"purpose {study.purpose} of dataset {record.name}")
-    if study.model.sha256 not in {m.sha256 for m in known.models}:
+    if not study.model.built_in and study.model.sha256 not in {m.sha256 for m in known.models}:
         missing.append(f"model {study.model.name} {study.model.sha256[:12]}")
     return missing
 

@@ -58,8 +58,9 @@ class Column(Frozen):
 class DatasetRecord(Frozen):
     """One registered extract. `source` names the patient population whose ledger it spends from.
 
-    `id_columns` identify a row, `patient_columns` the person it is about. `declared` is the rounded number of rows;
-    the exact one is nowhere. `commitment` is the root over the rows, salted with what `nonce` derives.
+    `id_columns` identify a row, `patient_columns` the person it is about. `declared` and `declared_patients` are the
+    rounded numbers of rows and of people; the exact ones are nowhere. `several_rows`: somebody has more than one row.
+    `commitment` is the root over the rows, salted with what `nonce` derives.
     """
 
     name: str = Field(pattern=NAME)
@@ -71,6 +72,8 @@ class DatasetRecord(Frozen):
     added: str
     columns: tuple[Column, ...]
     declared: int = Field(ge=10)
+    declared_patients: int = Field(ge=10)
+    several_rows: bool
     commitment: str = Field(pattern=SHA256)
     nonce: str = Field(pattern=r"^[0-9a-f]{32}$")
     legal_basis: str = Field(pattern=LEGAL_BASIS)

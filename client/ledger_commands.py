@@ -8,8 +8,12 @@ import click
 
 from client.command_options import FILE, HOME, at_home
 from client.home import AgentHome
-from compliance.cli import Result, command, table
-from compliance.privacy.ledger_state import Balance
+from client.ledger_plot import Bar, text_plot
+from client.ledger_view import bar_of, source_fields, source_lines, write_plot
+from compliance.canonical import Json
+from compliance.cli import Result, command
+
+_PLOT = click.option("--plot", type=click.Path(path_type=Path), help="Also write the plot here, as SVG.")
 
 
 @click.group()
@@ -19,51 +23,41 @@ def ledger() -> None:
 
 @ledger.command("show")
 @HOME
+@_PLOT
 @command("residency.agent.ledger.show/1")
-def ledger_show(home: Path) -> Result:
-    """What each data source may spend, what is held, what is left.
+def ledger_show(home: Path, plot: Path | None) -> Result:
+    """What each data source has spent, what studies hold, what is left: as a table and a plot.
 
     \b
-    Example: residency agent ledger show --home /srv/residency
+    Example: residency agent ledger show --home /srv/residency --plot ledger.svg
     """
-    balances, entries = _balances(at_home(home))
-    sources = [
-        {
-            "source": b.source,
-            "epsilon_milli": b.charged_milli,
-            "held_milli": b.held_milli,
-            "limit_milli": b.limit_milli,
-            "left_milli": b.left_milli,
-            "inverse_delta": b.inverse_delta,
-            "entries": entries[b.source],
-        }
-        for b in balances
-    ]
-    rows = [
-        [b.source, *(f"{m / 1000:.3f}" for m in (b.charged_milli, b.held_milli, b.limit_milli, b.left_milli))]
-        for b in balances
-    ]
-    return Result({"sources": sources}, table(["source", "charged eps", "held", "limit", "left"], rows))
+    sources, bars = _sources(at_home(home))
+    if plot:
+        write_plot(plot, bars)
+    lines = [*source_lines(sources), *([""] if bars else []), *text_plot(bars)]
+    return Result({"sources": sources, "plot": str(plot) if plot else None}, lines)
 
 
-def _balances(home: AgentHome) -> tuple[list[Balance], dict[str, int]]:
-    """Of each data source the balance, and the number of entries; nothing before the first study, and nothing made."""
+def _sources(home: AgentHome) -> tuple[list[dict[str, Json]], list[Bar]]:
+    """Every data source; nothing before the first study, and nothing made."""
     if not (home.path / "ledger.db").exists():
-        return [], {}
+        return [], []
     with home.ledger() as opened:
-        return [opened.balance(s) for s in opened.sources()], {s: len(opened.show(s)) for s in opened.sources()}
+        names = opened.sources()
+        return [source_fields(opened, s) for s in names], [bar_of(opened.balance(s)) for s in names]
 
 
 @ledger.command("plan")
 @click.argument("study", type=FILE)
 @HOME
+@_PLOT
 @command("residency.agent.ledger.plan/1")
-def ledger_plan(study: Path, home: Path) -> Result:
-    """What a signed study would cost here, and whether policy, law and ledger let it in. Spends nothing.
+def ledger_plan(study: Path, home: Path, plot: Path | None) -> Result:
+    """What a signed study would cost here and what would remain, if policy, law and ledger let it in. Spends nothing.
 
     \b
     Example: residency agent ledger plan study.json --home /srv/residency
     """
     from client.dry_run import dry_run  # noqa: PLC0415
 
-    return dry_run(at_home(home).path, study)
+    return dry_run(at_home(home).path, study, plot)

@@ -30,8 +30,8 @@ class Kept(Frozen):
 
 
 def prepared_key(spec: WorkSpec) -> str:
-    """Digest of what the files depend on: software, task, model, table, the rows left out."""
-    parts = spec.model_dump(mode="json", include={"task", "model", "table_sha256"})
+    """Digest of what the files depend on: software, task, model, table, units, the rows left out."""
+    parts = spec.model_dump(mode="json", include={"task", "model", "table_sha256", "group_column"})
     return sha256_hex(canonical({**parts, "v": 1, "software": VERSION, "excluded": sorted(set(spec.excluded))}))
 
 

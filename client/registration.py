@@ -69,9 +69,10 @@ def add_dataset(
         record = _asked(name, path, source, (tuple(id_columns), patients), terms)
         table = TableFile(path).table(())
         _require_columns(table, (*id_columns, *patients))
-        record = _described(home, record, table, path)
         texts = TableFile(path).texts(list(table.columns))
+        record = _described(home, record, table, path)
         extract = _extract(home.secret(), record, table, texts)
+        record = _counted(record, extract)
         index, books = open_index(home), Books(home)
         try:
             for held in registry.datasets:
@@ -104,8 +105,8 @@ def _asked(
     asked = {
         "name": name, "path": str(path.resolve()), "source": source, "id_columns": columns[0],
         "patient_columns": columns[1], "sha256": "0" * 64, "added": rfc3339(now()), "columns": (), "declared": 10,
-        "commitment": "0" * 64, "nonce": os.urandom(16).hex(), "legal_basis": terms.legal_basis,
-        "purposes": terms.purposes, "expires": terms.expires,
+        "declared_patients": 10, "several_rows": True, "commitment": "0" * 64, "nonce": os.urandom(16).hex(),
+        "legal_basis": terms.legal_basis, "purposes": terms.purposes, "expires": terms.expires,
     }  # fmt: skip
     record = load_model(DatasetRecord, asked, "RSD-1235", "dataset")
     if parse_time(record.expires, "expires") <= now():
@@ -131,10 +132,16 @@ def _described(home: AgentHome, record: DatasetRecord, table: pd.DataFrame, path
         update={
             "sha256": file_digest(path),
             "columns": columns_of(table),
-            "declared": declared_count(len(table)),
             "commitment": root.hex(),
         }
     )
+
+
+def _counted(record: DatasetRecord, extract: Extract) -> DatasetRecord:
+    """The declared disclosure: rows and people, rounded, and whether somebody has several rows."""
+    rows, people = len(extract.subjects), len(set(extract.subjects))
+    counts = {"declared": declared_count(rows), "declared_patients": declared_count(people)}
+    return record.model_copy(update={**counts, "several_rows": people < rows})
 
 
 def _extract(secret: bytes, record: DatasetRecord, table: pd.DataFrame, texts: pd.DataFrame) -> Extract:
@@ -201,6 +208,8 @@ def _entry(record: DatasetRecord, *, inherited: bool) -> dict[str, Json]:
         "source": record.source,
         "inherited": inherited,
         "declared": record.declared,
+        "declared_patients": record.declared_patients,
+        "several_rows": record.several_rows,
         "commitment": record.commitment,
         "legal_basis": record.legal_basis,
         "purposes": list(record.purposes),

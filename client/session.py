@@ -1,4 +1,4 @@
-"""Answers the server's messages: join, round, witness, close. Each is judged by what this site holds on its own disk.
+"""Answers the server's messages: join, round, evaluate, witness, close. Each is judged by what this site holds.
 
 A refusal is logged here before it is answered, and reaches the operator as a code with its reason.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from client import contribution, witnessing
+from client import contribution, evaluation, witnessing
 from client.admission import Case, check_answers, check_extract, open_case, own_answers
 from client.budget import check_sampler, plan, reserve
 from client.closing import settle
@@ -24,6 +24,7 @@ from compliance.log.evidence import build_evidence
 from compliance.messages import (
     CloseReply,
     CloseRequest,
+    EvaluateRequest,
     JoinReply,
     JoinRequest,
     PeerDecision,
@@ -38,6 +39,7 @@ from compliance.roster import EntryRef
 from compliance.software import BUNDLE_SHA256
 from strategies.wire import Reply, Request, Vector
 
+Message = JoinRequest | RoundRequest | EvaluateRequest | WitnessRequest | CloseRequest
 # What a site sends besides updates: decided once at the join, for the whole study.
 STANDING: tuple[Artifact, ...] = ("answer", "roster", "log_checkpoint", "log_export")
 
@@ -65,11 +67,13 @@ def answer(site: Site, request: Request) -> Reply:
         raise
 
 
-def _read(request: Request) -> JoinRequest | RoundRequest | WitnessRequest | CloseRequest:
+def _read(request: Request) -> Message:
     if request.kind == "join":
         return decode(JoinRequest, request.body, "join")
     if request.kind == "round":
         return decode(RoundRequest, request.body, "round")
+    if request.kind == "evaluate":
+        return decode(EvaluateRequest, request.body, "evaluate")
     if request.kind == "witness":
         return decode(WitnessRequest, request.body, "witness")
     if request.kind == "close":
@@ -81,13 +85,13 @@ def _digest(study: str) -> str:
     return parse_envelope(study.encode("utf-8"), "study").digest
 
 
-def _answered(
-    site: Site, message: JoinRequest | RoundRequest | WitnessRequest | CloseRequest, array: Vector | None
-) -> Reply:
+def _answered(site: Site, message: Message, array: Vector | None) -> Reply:
     if isinstance(message, JoinRequest):
         return join(site, message)
     if isinstance(message, RoundRequest):
         return contribution.contribute(site, message, array)
+    if isinstance(message, EvaluateRequest):
+        return evaluation.evaluate(site, message, array)
     if isinstance(message, WitnessRequest):
         return witnessing.witness(site, message)
     return close(site, message)

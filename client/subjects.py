@@ -18,6 +18,7 @@ from compliance.canonical import Json, canonical
 from compliance.clock import now, rfc3339
 from compliance.errors import InputError, Refused
 from compliance.files import MOST_BYTES, read_bytes, sync_folder, write_durably
+from compliance.study_event import EVALUATION_ROUND
 
 GROUNDS = ("consent", "objection", "erasure", "optout")
 _MOST_IDS = 100_000
@@ -187,11 +188,12 @@ def _finish(home: AgentHome, index: RowIndex, books: Books) -> None:
 def _purge_round(books: Books, study: HeldStudy, folder: Path) -> None:
     """An update whose round has no roster yet is not sent, or not again; the round is over at this site. Logged first.
 
+    So is the evaluation's histogram (round 0), until the study is closed: no roster tells that it was received.
+
     Once the site has countersigned the roster, the update was received and counted: nothing is left to keep back.
     """
-    updates = sorted(folder.glob("update-*.f32"))
-    counted = (folder / "roster.sha256").exists() and (folder / "committed.json").exists()
-    if not updates or counted:
+    updates = [*sorted(folder.glob("update-*.f32")), *folder.glob("histogram-*.json")]
+    if not updates or _counted(books, study, folder):
         return
     attempt = int(updates[-1].stem.partition("-")[2])
     body: dict[str, Json] = {**subject_withdrawn().as_json(), "round": int(folder.name), "attempt": attempt}
@@ -201,6 +203,12 @@ def _purge_round(books: Books, study: HeldStudy, folder: Path) -> None:
     for file in updates:
         file.unlink(missing_ok=True)
     sync_folder(folder)
+
+
+def _counted(books: Books, study: HeldStudy, folder: Path) -> bool:
+    if int(folder.name) == EVALUATION_ROUND:
+        return any(True for _ in books.log.entries(0, study=study.digest, kind="close"))
+    return (folder / "roster.sha256").exists() and (folder / "committed.json").exists()
 
 
 def affected(home: AgentHome, study: str = "") -> list[Affected]:

@@ -146,6 +146,8 @@ def _check_row(site: Site, case: Case, roster: Roster) -> None:
     row = roster.row(site.name)
     if roster.study != case.digest or row is None:
         raise _untrue("it is of another study, or this site has no row", roster.study[:12], case.digest[:12])
+    if roster.unit != case.study.privacy.unit:
+        raise _untrue("it states another privacy unit than the study", roster.unit, case.study.privacy.unit)
     own = own_commit(site, case, roster.round)
     if own is not None and _failed(site, case, roster.round):  # its update was withdrawn with a subject
         if row.outcome != "contributed":

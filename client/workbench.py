@@ -13,11 +13,12 @@ import numpy.typing as npt
 from client.admission import Case
 from client.limits import default_memory_mib
 from client.warm import Warm
-from client.work import RoundSpec, WorkSpec
+from client.work import EvaluationSpec, RoundSpec, WorkSpec
 from client.worker import TrainingWorker
 from compliance.errors import RunFailed
+from compliance.evaluation.histogram import scale_of, shape_of
 from compliance.messages import LayoutEntry
-from compliance.study_event import TV_ERROR_FEMTO_PER_ROUND
+from compliance.study_event import TV_ERROR_FEMTO_PER_ROUND, also_done
 
 Vector = npt.NDArray[np.float32]
 _PREPARE_S: Final = 3600.0  # once a study: the frozen layers over the whole table; never less than a round's deadline
@@ -72,6 +73,10 @@ class Workbench:
             )
         return delta, trained.conformance
 
+    def evaluate(self, case: Case, cache: Path, flat: Vector) -> tuple[int, ...]:
+        """The charged evaluation of the model `flat`: noised counts, row by row. Raises as `train`."""
+        return self._worker(case, cache).evaluate(evaluation_spec(case), flat).cells
+
     def close(self) -> None:
         """End the warm process and the task at hand. May come from another thread."""
         self._warm.close()
@@ -80,12 +85,13 @@ class Workbench:
         spec = WorkSpec(
             task=case.study.task,
             model=case.study.model,
-            model_dir=case.model.path,
+            model_dir=case.model.path if case.model else None,
             table=case.dataset.path,
             table_sha256=case.dataset.sha256,
             cache_dir=str(cache),
             threads=self.threads,
             excluded=case.excluded,
+            group_column=case.study.privacy.group_column,
             stop_file=case.stop_file,
             stop_mark=case.stop_mark,
         )
@@ -93,6 +99,13 @@ class Workbench:
         return TrainingWorker(
             spec, self._warm, self.memory_mib, prepare_s=max(_PREPARE_S, deadline), train_s=deadline, marks=self._marks
         )
+
+
+def evaluation_spec(case: Case) -> EvaluationSpec:
+    """The study's evaluation, every number of it from the signed study. Only for a study that has one."""
+    rows, columns = shape_of(case.study)
+    noise = also_done(case.study)[0].noise_multiplier_micro
+    return EvaluationSpec(noise_multiplier_micro=noise, scale=scale_of(noise), rows=rows, columns=columns)
 
 
 def round_spec(case: Case, round_: int, attempt: int) -> RoundSpec:
@@ -110,4 +123,7 @@ def round_spec(case: Case, round_: int, attempt: int) -> RoundSpec:
         physical_batch=study.training.physical_batch,
         head_rate_milli=study.training.head_rate_milli,
         adapter_rate_milli=study.training.adapter_rate_milli,
+        unit=study.privacy.unit,
+        records_per_unit=study.privacy.records_per_unit,
+        proximal_micro=study.training.proximal_micro,
     )

@@ -1,4 +1,4 @@
-"""The two kinds of task of a site's study: prepare it, train one attempt. The agent's side; no torch here."""
+"""The kinds of task of a site's study: prepare it, train one attempt, evaluate. The agent's side; no torch here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from client.framing import Array
 from client.limits import Limits
 from client.prepared import find_prepared
 from client.warm import Warm
-from client.work import Prepared, RoundSpec, Trained, WorkSpec
+from client.work import Evaluated, EvaluationSpec, Prepared, RoundSpec, Trained, WorkSpec
 from compliance.errors import EnvironmentFault
 from compliance.validation import load_model
 
@@ -57,6 +57,20 @@ class TrainingWorker:
                 limit=[d], next="do not send it; report the software version",
             )  # fmt: skip
         return delta, trained
+
+    def evaluate(self, spec: EvaluationSpec, flat: Array) -> Evaluated:
+        """Count the records' scores under the model `flat`, with noise; once, after the charge. Raises as `train`."""
+        work = self.spec.model_dump(mode="json")
+        header = {"do": "evaluate", "work": work, "spec": spec.model_dump(mode="json"), "earlier": sorted(self.marks)}
+        answer, _ = self.warm.run(header, flat, self._limits(self.train_s), self.train_s)
+        found = load_model(Evaluated, answer, "RSD-4511", "the worker's answer")
+        self.marks.add(found.stream)
+        if len(found.cells) != spec.rows * spec.columns:
+            raise EnvironmentFault(
+                "RSD-4511", "the worker's counts are not those of the study's cells", found=len(found.cells),
+                limit=spec.rows * spec.columns, next="do not send them; report the software version",
+            )  # fmt: skip
+        return found
 
     def _limits(self, wall_s: float) -> Limits:
         """No thread may use more processor time than the wall time of the task."""

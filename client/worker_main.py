@@ -1,4 +1,4 @@
-"""What a task does: prepare a study, or train one attempt. It alone imports torch and reads the data.
+"""What a task does: prepare a study, train one attempt, or evaluate. It alone imports torch and reads the data.
 
 A task is a process of its own (client/zygote.py) with one request and one answer. It draws its own randomness, and
 answers an error with its code and text, never with data.
@@ -13,7 +13,7 @@ from typing import Any, Final
 from client.framing import Array
 from client.stop_file import StopFile
 from client.training.keystream import Keystream
-from client.work import RoundSpec, Trained, WorkSpec
+from client.work import Evaluated, EvaluationSpec, RoundSpec, Trained, WorkSpec
 from compliance.errors import EnvironmentFault, InternalBug, ResidencyError
 from compliance.validation import load_model
 
@@ -29,6 +29,9 @@ def answer(header: dict[str, Any], array: Array) -> Answer:
     if header.get("do") == "train":
         spec = load_model(RoundSpec, header.get("spec"), "RSD-4502", "a worker request")
         return _train(_work(header), spec, tuple(header.get("earlier", ())), array)
+    if header.get("do") == "evaluate":
+        wanted = load_model(EvaluationSpec, header.get("spec"), "RSD-4502", "a worker request")
+        return _evaluate(_work(header), wanted, tuple(header.get("earlier", ())), array), None
     raise InternalBug("RSD-4511", "the worker got a request that it does not know", found=header.get("do"))
 
 
@@ -54,6 +57,19 @@ def _train(work: WorkSpec, spec: RoundSpec, earlier: tuple[str, ...], start: Arr
         conformance=out.conformance, tv_error_femto=out.tv_error_femto, stream=stream.mark, non_finite=out.non_finite
     )
     return reply.model_dump(mode="json"), out.delta
+
+
+def _evaluate(work: WorkSpec, spec: EvaluationSpec, earlier: tuple[str, ...], flat: Array) -> dict[str, Any]:
+    from client.training.evaluation import count  # noqa: PLC0415 - as above
+    from client.training.session import held  # noqa: PLC0415
+
+    stop = StopFile(work.stop_file, work.stop_mark)
+    stop.check()
+    top, examples = held(work)
+    stream = Keystream.fresh()
+    out = count(top, examples, spec, flat, stream, earlier, stop.check)
+    cells = tuple(int(cell) for cell in out.cells)
+    return Evaluated(cells=cells, conformance=out.conformance, stream=stream.mark).model_dump(mode="json")
 
 
 def reply(work: Callable[[], Answer]) -> Answer:

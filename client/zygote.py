@@ -28,11 +28,24 @@ Task = Callable[[dict[str, Any], Array], Answer]
 
 
 def warm_up() -> None:
-    """Import what training takes. Raises InternalBug RSD-4603 if an import started a thread or touched CUDA."""
+    """Import what training takes, as objects that no later collection looks at or copies in a child.
+
+    Raises InternalBug RSD-4603 if an import started a thread or touched CUDA.
+    """
+    gc.disable()  # a fifth of the time would go into looking through what the imports make, which is hardly garbage
+    try:
+        _import_training()
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _import_training() -> None:
     import peft  # noqa: F401, PLC0415
     import torch  # noqa: PLC0415
     import transformers.models.bert.modeling_bert  # noqa: F401, PLC0415
 
+    import client.tasks.classification  # noqa: PLC0415
     import client.training.session  # noqa: F401, PLC0415
 
     threads = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1  # noqa: PTH208 - names only
@@ -77,8 +90,6 @@ def serve(control: socket.socket, task: Task = worker_main.answer) -> None:
         send(control, ready)
         if not ready["ok"]:
             return
-        gc.collect()
-        gc.freeze()  # a child's collector then copies no page of these objects
         while True:
             header, _ = receive(control)
             if header.get("do") == "task":

@@ -110,6 +110,29 @@ class RoundReply(Frozen):
     offer: CheckpointOffer
 
 
+class EvaluateRequest(Frozen):
+    """Evaluate the flat model beside this, whose digest is `model_sha256`; how, the study says and nothing here."""
+
+    schema_: Literal["residency.evaluate/1"] = Field(alias="schema")
+    run: str = Field(pattern=NAME)
+    study: str = Field(pattern=SHA256)
+    recipients: tuple[str, ...]
+    model_sha256: str = Field(pattern=SHA256)
+
+
+class EvaluateReply(Frozen):
+    """The site's signed histogram, and the entries of its log that cover it."""
+
+    schema_: Literal["residency.evaluated/1"] = Field(alias="schema")
+    site: str
+    histogram: str
+    charge: EntryRef
+    evaluation: EntryRef
+    decision: EntryRef
+    transfer: EntryRef
+    offer: CheckpointOffer
+
+
 class WitnessRequest(Frozen):
     """A roster to countersign (or none), checkpoints to cosign, cosignatures on this site's own checkpoints."""
 
@@ -161,4 +184,4 @@ def decode(model: type[M], body: bytes, what: str) -> M:
 
 def refuse_unknown(kind: str) -> InputError:
     """The error for a message kind that a site does not know."""
-    return InputError("RSD-1211", "unknown kind of message", found=kind, limit="join, round, witness, close")
+    return InputError("RSD-1211", "unknown kind of message", found=kind, limit="join, round, evaluate, witness, close")

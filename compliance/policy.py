@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from compliance.canonical import Json
 from compliance.clock import parse_time, time_or_none
 from compliance.errors import Refused
+from compliance.privacy.events import Unit
 from compliance.study import DATE, SHA256, Purpose, SiteTerms, Study
 from compliance.training_spec import Frozen
 from compliance.trust.root import NAME
@@ -40,7 +41,9 @@ class SitePolicy(Frozen):
     expires: str = Field(pattern=DATE)
     purposes: tuple[Purpose, ...] = Field(min_length=1)
     tasks: tuple[str, ...] = Field(min_length=1)
-    units: tuple[Literal["record", "patient"], ...] = Field(min_length=1)
+    units: tuple[Literal["record", "sole_record", "patient"], ...] = Field(
+        min_length=1, description="sole_record: per record, and only on an extract in which nobody has several rows"
+    )
     epsilon_milli_at_most: int = Field(ge=1, le=100_000)
     inverse_delta_at_least: int = Field(ge=1_000, le=10**12)
     rounds_at_most: int = Field(ge=1, le=1000)
@@ -93,6 +96,11 @@ def check_study(policy: SitePolicy, study: Study) -> None:
         )
 
 
+def _allows_unit(policy: SitePolicy, unit: Unit) -> bool:
+    """Whether some extract of the site may be used with this unit; which ones is judged where they are registered."""
+    return unit in policy.units or (unit == "record" and "sole_record" in policy.units)
+
+
 def _limits(policy: SitePolicy, study: Study, terms: SiteTerms) -> list[tuple[bool, str, object, object]]:
     kinds = {d.kind for d in study.documents}
     missing = [d for d in policy.required_documents if d not in kinds]
@@ -110,7 +118,7 @@ def _limits(policy: SitePolicy, study: Study, terms: SiteTerms) -> list[tuple[bo
             privacy.inverse_delta,
             policy.inverse_delta_at_least,
         ),
-        (privacy.unit not in policy.units, "units", privacy.unit, ", ".join(policy.units)),
+        (not _allows_unit(policy, privacy.unit), "units", privacy.unit, ", ".join(policy.units)),
         (study.charged_rounds > policy.rounds_at_most, "rounds_at_most", study.charged_rounds, policy.rounds_at_most),
         (study.purpose not in policy.purposes, "purposes", study.purpose, ", ".join(policy.purposes)),
         (study.task.kind not in policy.tasks, "tasks", study.task.kind, ", ".join(policy.tasks)),

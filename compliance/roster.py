@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from compliance.canonical import Json
+from compliance.privacy.events import Unit
 from compliance.study import SHA256
 from compliance.training_spec import Frozen
 from compliance.trust.root import NAME
@@ -56,12 +57,17 @@ class RosterRow(Frozen):
 
 
 class Roster(Frozen):
-    """One round: `base_sha256` is the digest of the flat global model sent, `result_sha256` of what came out."""
+    """One round: `base_sha256` is the digest of the flat global model sent, `result_sha256` of what came out.
+
+    `unit` and `adjacency` say what the differential privacy of every contribution protects, as the study does.
+    """
 
     schema_: Literal["residency.roster/1"] = Field(alias="schema")
     study: str = Field(pattern=SHA256)
     run: str
     round: int = Field(ge=1)
+    unit: Unit
+    adjacency: Literal["add_remove"]
     at: str
     base_sha256: str = Field(pattern=SHA256)
     result_sha256: str = Field(pattern=SHA256)

@@ -12,8 +12,16 @@ from compliance.canonical import Json, parse_canonical
 from compliance.clock import parse_time, time_or_none
 from compliance.errors import Refused
 from compliance.identity import parse_envelope
-from compliance.privacy.events import LEAST_NOISE_MICRO, MOST_NOISE_MICRO, MOST_STEPS
-from compliance.training_spec import Frozen, ModelSpec, TaskSpec, TrainingSpec
+from compliance.privacy.events import (
+    LEAST_NOISE_MICRO,
+    MOST_EPSILON_MILLI,
+    MOST_NOISE_MICRO,
+    MOST_RECORDS_PER_UNIT,
+    MOST_STEPS,
+    Unit,
+)
+from compliance.task_spec import TaskSpec, task_mistakes
+from compliance.training_spec import Frozen, ModelSpec, TrainingSpec
 from compliance.trust.root import NAME, Anchor
 from compliance.validation import Mistake, load_model
 
@@ -44,13 +52,18 @@ class StudyDocument(Frozen):
 
 
 class PrivacyTerms(Frozen):
-    """Common to all sites: adjacency is add/remove one unit. delta = 1 / inverse_delta, clip in millionths.
+    """Common to all sites: adjacency is add/remove one `unit`. delta = 1 / inverse_delta, clip in millionths.
 
-    `spare_rounds`: rounds' worth of charged attempts beyond `rounds` that the noise already pays for, so that a crash
-    before a commit can be repeated once with fresh randomness (invariant 3).
+    With the unit `patient`, `group_column` names the column that identifies the person, and a sampled patient brings at
+    most `records_per_unit` records to a step, a public bound; these make one clipped gradient. A file that names a
+    group column and no unit means patients (`study_file`). `spare_rounds`: rounds' worth of charged attempts beyond
+    `rounds` that the noise already pays for, so that a crash before a commit can be repeated once with fresh
+    randomness (invariant 3).
     """
 
-    unit: Literal["record"]
+    unit: Unit
+    group_column: str | None = Field(default=None, min_length=1, max_length=128)
+    records_per_unit: int = Field(default=1, ge=1, le=MOST_RECORDS_PER_UNIT)
     inverse_delta: int = Field(ge=1_000, le=10**12)
     clip_micro: int = Field(ge=1, le=10**9)
     spare_rounds: int = Field(ge=0, le=100)
@@ -72,7 +85,8 @@ class Aggregation(Frozen):
 class SiteTerms(Frozen):
     """One site. Sampling is Poisson with q = batch / records_public; `batch` is the public denominator of the mean.
 
-    `records_public` is the rounded count that the site declares. `noise_multiplier_micro` is sigma in millionths.
+    Both count units of the study: records, or patients. `records_public` is at most the rounded count that the site
+    declares. `noise_multiplier_micro` is sigma in millionths.
     """
 
     name: str = Field(pattern=NAME)
@@ -80,8 +94,20 @@ class SiteTerms(Frozen):
     records_public: int = Field(ge=1, le=10**9)
     batch: int = Field(ge=1, le=10**7)
     weight: int = Field(ge=1, le=10**9)
-    epsilon_milli: int = Field(ge=1, le=100_000)
+    epsilon_milli: int = Field(ge=1, le=MOST_EPSILON_MILLI)
     noise_multiplier_micro: int = Field(ge=LEAST_NOISE_MICRO, le=MOST_NOISE_MICRO)
+
+
+class EvaluationTerms(Frozen):
+    """One noised evaluation of the final model on the sites' own records, after the last round.
+
+    Each unit adds one to one cell; every cell of a site gets Gaussian noise of standard deviation
+    `noise_multiplier_micro` * 1e-6. Two classes: the cells are class x `bins` equal bins of the second class's
+    probability, an even number, so that 1/2 is an edge. More classes: true x predicted class, and `bins` is null.
+    """
+
+    noise_multiplier_micro: int = Field(ge=LEAST_NOISE_MICRO, le=MOST_NOISE_MICRO)
+    bins: int | None = Field(default=None, ge=2, le=100)
 
 
 class Quorum(Frozen):
@@ -117,6 +143,7 @@ class Study(Frozen):
     training: TrainingSpec
     privacy: PrivacyTerms
     aggregation: Aggregation
+    evaluation: EvaluationTerms | None = None
     sites: tuple[SiteTerms, ...] = Field(min_length=1, max_length=1000)
     quorum: Quorum
     round_deadline_s: int = Field(ge=1, le=7 * 24 * 3600)
@@ -170,7 +197,8 @@ def study_mistakes(raw: Json) -> list[Mistake]:
     """Rules between fields, all at once, on a raw study; a field of the wrong shape is left to the schema's report."""
     if not isinstance(raw, dict):
         return []
-    return [*_site_mistakes(raw), *_document_mistakes(raw), *_term_mistakes(raw)]
+    parts = (_site_mistakes, _unit_mistakes, _document_mistakes, _term_mistakes, _evaluation_mistakes, task_mistakes)
+    return [mistake for part in parts for mistake in part(raw)]
 
 
 def _rows(raw: dict[str, Json], field: str) -> list[tuple[int, dict[str, Json]]]:
@@ -212,6 +240,25 @@ def _delta_mistakes(raw: dict[str, Json]) -> list[Mistake]:
     return [Mistake("privacy.inverse_delta", message)]
 
 
+def _unit_mistakes(raw: dict[str, Json]) -> list[Mistake]:
+    privacy = raw.get("privacy")
+    if not isinstance(privacy, dict) or privacy.get("unit") not in ("record", "patient"):
+        return []
+    named, bound = privacy.get("group_column") is not None, _integer(raw, "privacy", "records_per_unit") or 1
+    if privacy["unit"] == "record":
+        text = "the unit is the record: leave it out, or leave `unit` out to protect patients"
+        return [
+            *([Mistake("privacy.group_column", text)] if named else []),
+            *([Mistake("privacy.records_per_unit", f"{bound} is above 1, and {text}")] if bound > 1 else []),
+        ]
+    physical = _integer(raw, "training", "physical_batch") or bound
+    out = [] if named else [Mistake("privacy.group_column", "the unit is the patient: name the column of the person")]
+    if bound > physical:
+        text = f"{bound} is above training.physical_batch {physical}: a patient's records are clipped as one"
+        out.append(Mistake("privacy.records_per_unit", text))
+    return out
+
+
 def _document_mistakes(raw: dict[str, Json]) -> list[Mistake]:
     out: list[Mistake] = []
     seen: set[str] = set()
@@ -241,6 +288,21 @@ def _term_mistakes(raw: dict[str, Json]) -> list[Mistake]:
     if rounds and last and last > rounds:
         out.append(Mistake("aggregation.average_last_rounds", f"{last} is above training.rounds {rounds}"))
     return out
+
+
+def _evaluation_mistakes(raw: dict[str, Json]) -> list[Mistake]:
+    """The cells of an evaluation count classes: a task without one class a record has none."""
+    terms, task = raw.get("evaluation"), raw.get("task")
+    if not isinstance(terms, dict) or not isinstance(task, dict):
+        return []
+    labels, bins = task.get("labels"), terms.get("bins")
+    if not isinstance(labels, list | tuple) or task.get("kind") == "token_classification":
+        return [Mistake("evaluation", f"the task {task.get('kind')} has no class a record: leave evaluation out")]
+    if len(labels) == 2 and (not isinstance(bins, int) or bins % 2):
+        return [Mistake("evaluation.bins", "two classes need an even number of bins")]
+    if len(labels) != 2 and bins is not None:
+        return [Mistake("evaluation.bins", f"{len(labels)} classes have no bins: leave bins out")]
+    return []
 
 
 def _date_mistakes(row: dict[str, Json], key: str, field: str) -> list[Mistake]:

@@ -9,7 +9,7 @@ from compliance.identity import parse_envelope
 from compliance.policy import SitePolicy
 from compliance.privacy.accounting import check_claim
 from compliance.study import SiteTerms, Study
-from compliance.study_event import study_event
+from compliance.study_event import also_done, study_event
 from compliance.trust.root import Member, Trust
 from compliance.validation import load_model
 
@@ -52,7 +52,7 @@ def not_ended(study: Study) -> None:
 def check_noise(study: Study, terms: SiteTerms) -> None:
     """The noise keeps the eps that the study claims for this site. Raises Refused RSD-4003, RSD-4005."""
     event = study_event(study, terms, study.charged_rounds)
-    check_claim(event, terms.epsilon_milli, study.privacy.inverse_delta)
+    check_claim(event, terms.epsilon_milli, study.privacy.inverse_delta, also_done(study))
 
 
 def policy_site(data: bytes, what: str) -> str:

@@ -15,7 +15,7 @@ from compliance.identity import media_type, parse_envelope
 from compliance.privacy.events import MOST_NOISE_MICRO, PrivacyEvent
 from compliance.software import BUNDLE_SHA256, VERSION
 from compliance.study import SCHEMA, SiteTerms, Study, study_mistakes
-from compliance.study_event import study_event
+from compliance.study_event import also_done, study_event
 from compliance.validation import Mistake, YamlFile, read_yaml, try_model
 
 _PLACEHOLDER = 1_000_000  # stands for a noise multiplier while the rest of the file is judged; never signed
@@ -46,7 +46,7 @@ def read_study_file(path: Path) -> tuple[YamlFile, dict[str, Json]]:
 
 
 def complete(raw: dict[str, Json], base_dir: Path) -> dict[str, Json]:
-    """`raw` with digests of the papers, `software`, `issued` and the noise of each site filled in where absent.
+    """`raw` with digests of the papers, `software`, `issued`, unit and the noise of each site filled in where absent.
 
     `documents[].file` is relative to `base_dir` and is removed. The noise is the least whose PLD eps, over all rounds
     and spare rounds, is at most the site's epsilon_milli. Raises InputError RSD-2007 with every mistake.
@@ -93,15 +93,16 @@ def mistakes_error(what: str, mistakes: list[Mistake]) -> InputError:
 
 
 def noise_for(study: Study, terms: SiteTerms) -> int:
-    """The least noise multiplier (four digits, micro) with which `terms` keeps its epsilon_milli.
+    """The least noise multiplier (four digits, micro) with which `terms` keeps its epsilon_milli, evaluation included.
 
     The sampler's error counts, unless it alone would use up delta: such a study no site accepts (RSD-4003 there), but
     what it asks for can still be written down and refused. Raises Refused RSD-4004 (no noise is enough).
     """
     rounds, inverse_delta = study.charged_rounds, study.privacy.inverse_delta
     rate = study_event(study, terms, rounds).rate
-    noise = _calibrated(terms.epsilon_milli, inverse_delta, rate, study.training.steps * rounds)
-    while _epsilon(_with_noise(study, terms, noise), inverse_delta) > terms.epsilon_milli:
+    also = also_done(study)
+    noise = _calibrated(terms.epsilon_milli, inverse_delta, rate, study.training.steps * rounds, also)
+    while _epsilon(_with_noise(study, terms, noise), inverse_delta, also) > terms.epsilon_milli:
         noise = _next_four_digits(noise)
         if noise > MOST_NOISE_MICRO:
             raise Refused(
@@ -115,10 +116,12 @@ def noise_for(study: Study, terms: SiteTerms) -> int:
 
 
 @lru_cache(maxsize=256)
-def _calibrated(epsilon_milli: int, inverse_delta: int, rate: Fraction, steps: int) -> int:
+def _calibrated(
+    epsilon_milli: int, inverse_delta: int, rate: Fraction, steps: int, also: tuple[PrivacyEvent, ...]
+) -> int:
     from compliance.privacy.accounting import calibrate  # noqa: PLC0415 - heavy, only when noise is looked for
 
-    return calibrate(epsilon_milli, inverse_delta, rate.numerator, rate.denominator, steps)
+    return calibrate(epsilon_milli, inverse_delta, rate.numerator, rate.denominator, steps, also=also)
 
 
 def _with_noise(study: Study, terms: SiteTerms, noise: int) -> PrivacyEvent:
@@ -134,6 +137,7 @@ def _draft(raw: dict[str, Json], base_dir: Path) -> Draft:
     out: dict[str, Json] = {**raw}
     out.setdefault("software", {"version": VERSION, "bundle_sha256": BUNDLE_SHA256})
     out.setdefault("issued", rfc3339(now()))
+    out.update(_with_unit(raw))
     mistakes: list[Mistake] = []
     if isinstance(raw.get("documents"), list):
         out["documents"] = [_document(d, i, base_dir, mistakes) for i, d in enumerate(raw["documents"])]
@@ -142,6 +146,14 @@ def _draft(raw: dict[str, Json], base_dir: Path) -> Draft:
         missing = {i for i, s in enumerate(raw["sites"]) if isinstance(s, dict) and "noise_multiplier_micro" not in s}
         out["sites"] = [_placed(s) if i in missing else s for i, s in enumerate(raw["sites"])]
     return Draft(out, tuple(mistakes), frozenset(missing))
+
+
+def _with_unit(raw: dict[str, Json]) -> dict[str, Json]:
+    """Whoever names the column of the person protects patients, unless the file says otherwise."""
+    privacy = raw.get("privacy")
+    if not isinstance(privacy, dict) or "unit" in privacy or privacy.get("group_column") is None:
+        return {}
+    return {"privacy": {"unit": "patient", **privacy}}
 
 
 def _placed(site: dict[str, Json]) -> dict[str, Json]:
@@ -198,7 +210,7 @@ def _with_all_noise(study: Study, open_noise: frozenset[int]) -> tuple[list[Mist
 def _claim_mistakes(study: Study, terms: SiteTerms) -> list[Mistake]:
     event = study_event(study, terms, study.charged_rounds)
     try:
-        found = _epsilon(event, study.privacy.inverse_delta)
+        found = _epsilon(event, study.privacy.inverse_delta, also_done(study))
     except Refused as e:
         return [Mistake("", f"{e.message} (found {terms.noise_multiplier_micro})")]
     if found <= terms.epsilon_milli:
@@ -207,13 +219,13 @@ def _claim_mistakes(study: Study, terms: SiteTerms) -> list[Mistake]:
     return [Mistake("", message)]
 
 
-def _epsilon(event: PrivacyEvent, inverse_delta: int) -> int:
-    """Milli-eps with the sampler's error; without it where it alone would use up delta (see `noise_for`)."""
+def _epsilon(event: PrivacyEvent, inverse_delta: int, also: tuple[PrivacyEvent, ...]) -> int:
+    """Milli-eps of all that is done, with the sampler's error unless it alone would use up delta (`noise_for`)."""
     from compliance.privacy.accounting import epsilon  # noqa: PLC0415 - heavy, only when a claim is checked
 
     try:
-        return epsilon([event], inverse_delta)
+        return epsilon([event, *also], inverse_delta)
     except Refused as e:
         if e.code != "RSD-4003" or not event.tv_error_femto:
             raise
-        return epsilon([event.model_copy(update={"tv_error_femto": 0})], inverse_delta)
+        return epsilon([e.model_copy(update={"tv_error_femto": 0}) for e in (event, *also)], inverse_delta)

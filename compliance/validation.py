@@ -45,13 +45,27 @@ def try_model(model: type[M], value: object) -> tuple[list[Mistake], M | None]:
         return [], model.model_validate(_tuples(value))
     except ValidationError as e:
         found = e.errors(include_url=False)
-        return [Mistake(_dotted(err["loc"]), _plain(err)) for err in found if not _follows(err, found)], None
+        kept = [err for err in found if not _follows(err, found)]
+        return [Mistake(_dotted(_place(value, err)), _plain(err)) for err in kept], None
 
 
 def _follows(err: Any, found: list[Any]) -> bool:
     """A list that is too short only because an item in it is wrong: the item is the mistake."""
     place = err["loc"]
     return err["type"] == "too_short" and any(o["loc"][: len(place)] == place != o["loc"] for o in found)
+
+
+def _place(value: Any, err: Any) -> tuple[int | str, ...]:
+    """The place in the file: pydantic also names the `kind` by which it chose among models, which is no field."""
+    out: list[int | str] = []
+    for part in err["loc"]:
+        if isinstance(value, dict) and part not in value and value.get("kind") == part:
+            continue
+        out.append(part)
+        inside = isinstance(value, dict) and part in value
+        listed = isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
+        value = value[part] if inside or listed else None
+    return (*out, "kind") if err["type"].startswith("union_tag") else tuple(out)
 
 
 def _tuples(value: object) -> object:
@@ -66,8 +80,10 @@ def _tuples(value: object) -> object:
 def _plain(err: Any) -> str:
     if err["type"] == "extra_forbidden":
         return "unknown field"
-    if err["type"] == "missing":
+    if err["type"] in ("missing", "union_tag_not_found"):
         return "missing"
+    if err["type"] == "union_tag_invalid":
+        return f"must be one of {err['ctx']['expected_tags']} (found {err['ctx']['tag']!r})"
     shown = err.get("input")
     value = f" (found {shown!r})" if isinstance(shown, int | str | float | bool) else ""
     return f"{err['msg'].removeprefix('Value error, ')}{value}"

@@ -1,4 +1,4 @@
-"""The harness's own baselines: `python -m demo.baselines SPEC OUT`. Outside the product's path.
+"""The harness's own baselines. Outside the product's path.
 
 Each site alone, with the same engine, noise, steps and rounds as in the federation, starting from the same zeros; all
 sites' rows pooled without privacy; the majority class. All on the holdout. A site's cached frozen features are read
@@ -8,7 +8,6 @@ from `borrow` when they are there (they are a function of rows and model only), 
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,11 +17,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from client.data.table import TableFile
-from client.tasks.classification import load_records
+from client.tasks.base import task_of
 from client.training.dpsgd import Engine
 from client.training.examples import Examples, Inputs
 from client.training.keystream import Keystream
-from client.training.trunk import cached_trunk, trunk_key
 from client.work import RoundSpec
 from compliance.canonical import parse_json
 from compliance.files import read_bytes
@@ -64,12 +62,11 @@ class Bench:
     def examples(self, site: str) -> Examples:
         """The site's records as the top takes them."""
         study, spec = self.study, self.spec
-        records = load_records(study.task, TableFile(spec.tables[site]))
-        layers = study.model.adapters.layers if study.model.adapters else 0
-        name = f"trunk-{trunk_key(study.model, study.task, records.texts, layers)}.safetensors"
-        self._borrow(name, site)
-        inputs = cached_trunk(study.model, study.task, spec.model_dir, records.texts, spec.cache)
-        return Examples(inputs, torch.from_numpy(records.labels))
+        task = task_of(study.task.kind)
+        records = task.records(study.task, TableFile(spec.tables[site]))
+        self._borrow(task.inputs_file(study.model, study.task, records, spec.cache).name, site)
+        inputs = task.inputs(study.model, study.task, spec.model_dir, records, spec.cache, "cpu")
+        return Examples(inputs, task.targets(study.model, study.task, spec.model_dir, records))
 
     def _borrow(self, name: str, site: str) -> None:
         theirs = next(iter(sorted(self.spec.borrow[site].rglob(name))), None) if site in self.spec.borrow else None
@@ -168,12 +165,7 @@ def head_only(spec: BaselineSpec) -> Score:
     return bench.holdout.score_flat(top, average(history[-study.aggregation.average_last_rounds :]))
 
 
-def main() -> None:
-    """Read SPEC, run, write OUT."""
-    source = Path(sys.argv[1])
+def main(source: Path, target: Path) -> None:
+    """Read the specification in `source`, run, write `target`."""
     spec = BaselineSpec.model_validate(parse_json(read_bytes(source, "specification"), str(source)))
-    write_json(Path(sys.argv[2]), run(spec))
-
-
-if __name__ == "__main__":
-    main()
+    write_json(target, run(spec))

@@ -1,14 +1,13 @@
-"""Public feature constants, from rows declared public: `python -m demo.calibrate SPEC OUT`. Not part of the product.
+"""Public feature constants, from rows declared public. Not part of the product.
 
-OUT appears as soon as the constants are known; then the holdout's frozen features are computed for the evaluations.
+The result appears as soon as the constants are known; then the holdout's frozen features are computed for what follows.
 
-SPEC and OUT are JSON files. The rows are disjoint from every site's and from the holdout; the constants stand in the
-signed study, so that they cost no privacy and every site uses the same ones.
+Specification and result are JSON files. The rows are disjoint from every site's and from the holdout; the constants
+stand in the signed study, so that they cost no privacy and every site uses the same ones.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +20,8 @@ from client.training.model_folder import model_digest
 from client.training.trunk import cached_trunk
 from compliance.canonical import canonical, parse_json
 from compliance.files import read_bytes, write_durably
-from compliance.training_spec import Adapters, ModelSpec, TaskSpec
+from compliance.task_spec import SequenceClassification
+from compliance.training_spec import Adapters, ModelSpec
 from compliance.validation import load_model
 from demo import recipe
 
@@ -69,7 +69,7 @@ def frozen_model(model_dir: Path) -> ModelSpec:
 def calibrate(spec: CalibrationSpec) -> dict[str, Any]:
     """Embed the rows with the frozen model and return {"features": constants, "rows": n}."""
     torch.set_num_threads(spec.threads)
-    task = load_model(TaskSpec, recipe.task(), "RSD-2007", "task")
+    task = load_model(SequenceClassification, recipe.task(), "RSD-2007", "task")
     records = load_records(task, TableFile(spec.table))
     out = cached_trunk(frozen_model(spec.model_dir), task, spec.model_dir, records.texts, spec.cache)
     return {"features": constants(out["hidden"][:, 0, :], spec.source), "rows": len(records.texts)}
@@ -77,20 +77,15 @@ def calibrate(spec: CalibrationSpec) -> dict[str, Any]:
 
 def warm_holdout(spec: CalibrationSpec) -> None:
     """Compute the holdout's input to the last `layers` layers; the evaluations find it in the cache by its digest."""
-    task = load_model(TaskSpec, recipe.task(), "RSD-2007", "task")
+    task = load_model(SequenceClassification, recipe.task(), "RSD-2007", "task")
     texts = load_records(task, TableFile(spec.holdout)).texts
     last = Adapters(layers=spec.layers, rank=1, scale_milli=1, targets=("any",), init_seed=0)
     adapted = frozen_model(spec.model_dir).model_copy(update={"adapters": last})
     cached_trunk(adapted, task, spec.model_dir, texts, spec.cache)
 
 
-def main() -> None:
-    """Read SPEC, calibrate, write OUT, prepare the holdout."""
-    source, target = Path(sys.argv[1]), Path(sys.argv[2])
+def main(source: Path, target: Path) -> None:
+    """Read the specification in `source`, calibrate, write `target`, prepare the holdout."""
     spec = CalibrationSpec.model_validate(parse_json(read_bytes(source, "specification"), str(source)))
     write_durably(target, canonical(calibrate(spec)))
     warm_holdout(spec)
-
-
-if __name__ == "__main__":
-    main()

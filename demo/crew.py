@@ -141,6 +141,8 @@ class Crew:
         for process in running:
             _signal_group(process, signal.SIGKILL)
             process.wait(5)
+            if process.stdin is not None:
+                process.stdin.close()
         for service in self._services:
             service.stop()
         if self._watchdog is not None and self._watchdog.stdin is not None:
@@ -184,11 +186,12 @@ class Crew:
         seconds = time.monotonic() - started
         return Outcome(words, process.returncode, out.decode(errors="replace"), err.decode(errors="replace"), seconds)
 
-    def _popen(self, command: Sequence[str], stdout: Any, stderr: Any) -> subprocess.Popen[bytes]:
+    def _popen(self, command: Sequence[str], stdout: Any, stderr: Any, *, fed: bool = False) -> subprocess.Popen[bytes]:
         try:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                bufsize=0,  # a pipe that is fed holds nothing back
+                stdin=subprocess.PIPE if fed else subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
                 env=self.environment(),
@@ -219,17 +222,13 @@ class Crew:
         return service
 
     def start(
-        self, name: str, prefix: Sequence[str], *args: str | Path, nice: int = 0
+        self, name: str, prefix: Sequence[str], *args: str | Path, fed: bool = False
     ) -> tuple[subprocess.Popen[bytes], Path, Path]:
-        """Start the interpreter in the background; its stdout and stderr go to files below logs/."""
+        """Start the interpreter in the background, stdin a pipe if `fed`; stdout and stderr go to files below logs/."""
         out_path, err_path = self.logs / f"{name}.out", self.logs / f"{name}.err"
         with out_path.open("wb") as out, err_path.open("wb") as err:
-            process = self._popen([*_niced(nice), sys.executable, *prefix, *map(str, args)], out, err)
+            process = self._popen([sys.executable, *prefix, *map(str, args)], out, err, fed=fed)
         return process, out_path, err_path
-
-
-def _niced(nice: int) -> list[str]:
-    return ["nice", "-n", str(nice)] if nice else []
 
 
 def each(workers: int, jobs: Iterable[Any], function: Any) -> list[Any]:

@@ -1,8 +1,7 @@
-"""Scores every round's global model and the released one: `python -m demo.evaluate SPEC OUT`. Outside the product."""
+"""Scores every round's global model and the released one. Outside the product."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +41,20 @@ def evaluate(spec: EvaluationSpec) -> dict[str, Any]:
     holdout = load_holdout(study, spec.holdout, spec.model_dir, spec.cache)
     top = fresh_top(study, spec.model_dir)
     flats = [read_flat(p) for p in sorted(spec.snapshots.glob("round-*.f32"))]
-    released = average(flats[-study.aggregation.average_last_rounds :])
+    scores = [holdout.score_flat(top, flat) for flat in flats]
+    last = study.aggregation.average_last_rounds  # one: what was scored as the last round's is released
+    released = scores[-1] if last == 1 else holdout.score_flat(top, average(flats[-last:]))
     sizes = {e.name: int(np.prod(e.shape)) for e in top.layout()}
     head = sum(n for name, n in sizes.items() if name.startswith("head."))
     return {
-        "rounds": [{"round": i, **holdout.score_flat(top, flat).as_json()} for i, flat in enumerate(flats)],
-        "released": holdout.score_flat(top, released).as_json(),
+        "rounds": [{"round": i, **score.as_json()} for i, score in enumerate(scores)],
+        "released": released.as_json(),
         "majority": round(holdout.majority, 4),
         "trained_parameters": {"head": head, "adapters": sum(sizes.values()) - head},
     }
 
 
-def main() -> None:
-    """Read SPEC, evaluate, write OUT."""
-    source = Path(sys.argv[1])
+def main(source: Path, target: Path) -> None:
+    """Read the specification in `source`, evaluate, write `target`."""
     spec = EvaluationSpec.model_validate(parse_json(read_bytes(source, "specification"), str(source)))
-    write_json(Path(sys.argv[2]), evaluate(spec))
-
-
-if __name__ == "__main__":
-    main()
+    write_json(target, evaluate(spec))

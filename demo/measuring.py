@@ -12,11 +12,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from client.data.table import TableFile
-from client.tasks.classification import load_records
-from client.training.encoder_top import build_top
+from client.tasks.base import task_of
 from client.training.examples import Inputs
 from client.training.top import Flat, Top
-from client.training.trunk import cached_trunk
 from compliance.canonical import parse_canonical
 from compliance.files import read_bytes
 from compliance.identity import parse_envelope
@@ -79,14 +77,15 @@ def read_study(path: Path) -> Study:
 
 def load_holdout(study: Study, table: Path, model_dir: Path, cache: Path) -> Holdout:
     """The holdout's trunk output, from the cache if it is there."""
-    records = load_records(study.task, TableFile(table))
-    inputs = cached_trunk(study.model, study.task, model_dir, records.texts, cache)
-    return Holdout(inputs, records.labels)
+    task = task_of(study.task.kind)
+    records = task.records(study.task, TableFile(table))
+    inputs = task.inputs(study.model, study.task, model_dir, records, cache, "cpu")
+    return Holdout(inputs, task.targets(study.model, study.task, model_dir, records).numpy())
 
 
 def fresh_top(study: Study, model_dir: Path) -> Top:
     """An untrained top of the study's model."""
-    return build_top(study.model, model_dir, len(study.task.labels))
+    return task_of(study.task.kind).top(study.model, study.task, model_dir)
 
 
 def average(flats: list[Flat]) -> Flat:

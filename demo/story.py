@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,44 +15,16 @@ from compliance.files import read_bytes
 from compliance.identity import parse_envelope
 from demo import attacks, federation, governance, outcome, recipe, verification
 from demo.cast import SITES, TRAINING, Folders
-from demo.crew import Crew
+from demo.crew import Crew, each
 from demo.data import CALIBRATION_ROWS, find_model, find_table, split_table, write_split
+from demo.measurements import Harness, Measuring
 from demo.outcome import Findings
 from demo.papers import Terms
 from demo.recipe import Recipe
-from demo.results import read_json, write_json
 from demo.screen import Screen, result_lines
 
-HARNESS_LIMIT_S: Final = 1500.0
 _NICE: Final = 10
 FIRST_HALF: Final = ["svi", "svhc"]  # two thirds of the rows: its baselines start while the rounds go on
-
-
-@dataclass(frozen=True)
-class Measuring:
-    """A measuring process of the harness; its result is a file."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    target: Path
-    errors: Path
-
-    def result(self) -> dict[str, Any]:
-        """The result as soon as it is there. Raises RunFailed RSD-8907 when the process ends without it."""
-        end = time.monotonic() + HARNESS_LIMIT_S
-        while not self.target.exists() and self.process.poll() is None and time.monotonic() < end:
-            time.sleep(0.1)
-        if not self.target.exists():
-            tail = " | ".join(self.errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
-            raise RunFailed(
-                "RSD-8907",
-                f"the harness's {self.name} failed: {tail[-500:]}",
-                rule="a demo without its measurements is no demo",
-                found=f"exit {self.process.poll()}",
-                limit=self.target.name,
-                next=f"read {self.errors}",
-            )
-        return read_json(self.target, self.name)
 
 
 @dataclass
@@ -67,9 +38,14 @@ class Story:
     full: bool
     findings: Findings = field(default_factory=Findings)
     baselines: list[Measuring] = field(default_factory=list)
+    evaluation: Measuring | None = None
     verified: verification.Verified | None = None
     run_sites: list[dict[str, Any]] = field(default_factory=list)
     model_dir: Path = field(default_factory=find_model)
+    harness: Harness = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.harness = Harness(self.crew, self.folders.harness)
 
     def tell(self) -> None:
         """Everything up to the last screen. Raises a ResidencyError when a step does not end as announced."""
@@ -78,9 +54,10 @@ class Story:
         self._attack_before(terms)
         run_folder = self._run(services)
         self._release(run_folder)
+        stopped = self._attack_after(terms)  # told last, but tried while the measuring goes on
         self._results()
         self._verify()
-        self._attack_after(terms)
+        self._tell_after(*stopped)
 
     def _govern(self) -> tuple[Terms, federation.Federation]:
         screen, crew, folders = self.screen, self.crew, self.folders
@@ -122,19 +99,17 @@ class Story:
             "source": f"{CALIBRATION_ROWS} rows of referral source 'other', declared public for this demonstration",
             "threads": 1,
         }
-        return self._harness("calibrate", spec, nice=0)
-
-    def _harness(self, module: str, spec: dict[str, Any], nice: int, name: str = "") -> Measuring:
-        name = name or module
-        source, target = (self.folders.harness / f"{name}.{kind}.json" for kind in ("spec", "out"))
-        write_json(source, spec)
-        process, _, errors = self.crew.start(name, ["-m", f"demo.{module}"], source, target, nice=nice)
-        return Measuring(name, process, target, errors)
+        return self.harness.measure("calibrate", spec)
 
     def _attack_before(self, terms: Terms) -> None:
         self.screen.head("TRIED, AND STOPPED")
-        self._stop(attacks.greedy_study(self.crew, self.folders, terms))
-        self._stop(attacks.code_in_bundle(self.crew, self.folders, self.folders.study))
+        crew, folders = self.crew, self.folders
+        tried = (
+            lambda: attacks.greedy_study(crew, folders, terms),
+            lambda: attacks.code_in_bundle(crew, folders, folders.study),
+        )
+        for stopped in each(len(tried), tried, lambda attack: attack()):
+            self._stop(stopped)
 
     def _stop(self, stopped: attacks.Stopped) -> None:
         self.findings.stopped.append(stopped)
@@ -153,16 +128,16 @@ class Story:
             ended, findings.run_seconds = federation.watched_run(self.crew, folders, folders.study, seen)
         if ended.exit_code != 0:
             raise ended.failure("exit 0")
-        services.stop()  # what follows needs no server and no agent, and the measuring needs their memory
-        record = ended.json()
         self._start_baselines([s.name for s in TRAINING if s.name not in FIRST_HALF], pooled=False)
         self._start_baselines([], pooled=True)
+        services.stop()  # what follows needs no server and no agent
+        record = ended.json()
         findings.rounds = int(record["rounds"])
         self.run_sites = list(record["sites"])
         return Path(str(record["folder"]))
 
     def _start_baselines(self, alone: list[str], *, pooled: bool) -> None:
-        """Three processes share the baselines: one while the rounds go on, at low priority, two after them."""
+        """Three measurements share the baselines: one while the rounds go on, at low priority, two after them."""
         spec = {
             **self._files(),
             "tables": {s.name: str(self.folders.table(s.name)) for s in TRAINING},
@@ -171,7 +146,8 @@ class Story:
             "pooled": pooled,
             "head_only": pooled and self.full,
         }
-        self.baselines.append(self._harness("baselines", spec, _NICE, f"baselines-{len(self.baselines)}"))
+        name = f"baselines-{len(self.baselines)}"
+        self.baselines.append(self.harness.measure("baselines", spec, nice=_NICE, name=name))
 
     def _files(self) -> dict[str, Any]:
         return {
@@ -184,19 +160,21 @@ class Story:
 
     def _release(self, run_folder: Path) -> None:
         folders, trust = self.folders, self.folders.trust
-        evaluation = self._harness("evaluate", {**self._files(), "snapshots": str(run_folder / "snapshots")}, nice=0)
+        spec = {**self._files(), "snapshots": str(run_folder / "snapshots")}
+        self.evaluation = self.harness.measure("evaluate", spec)
         self.crew.done(
             "release", "build", run_folder, "--key", folders.operator_key, "--trust", trust,
             "--out", folders.bundle,
         )  # fmt: skip
         self.screen.say(f"release built and verified by its builder: {folders.bundle}")
         self.verified = verification.verify(self.crew, folders)
-        self.findings.scores = evaluation.result()
 
     def _results(self) -> None:
         findings, folders = self.findings, self.folders
         self.screen.head("THE RESULT")
         started = time.monotonic()
+        if self.evaluation is not None:
+            findings.scores = self.evaluation.result()
         findings.baselines = outcome.merge_baselines([m.result() for m in self.baselines])
         waited = time.monotonic() - started
         findings.head_only = findings.baselines["head_only"]
@@ -220,13 +198,17 @@ class Story:
         self.screen.say(f"VERIFIED {done.tally()} steps, {done.place}", style="green")
         self.screen.lines([f"         {line}" for s in findings.steps for line in s["proved"]][:24])
 
-    def _attack_after(self, terms: Terms) -> None:
-        self.screen.head("TRIED AFTER THE RUN, AND STOPPED")
-        self._stop(attacks.one_more_study(self.crew, self.folders, terms))
-        self.screen.head("AN INSIDER")
+    def _attack_after(self, terms: Terms) -> tuple[attacks.Stopped, attacks.Stopped]:
+        again = attacks.one_more_study(self.crew, self.folders, terms)
         caught = attacks.insider_attack(self.crew, self.folders)
-        self._stop(caught)
         self.findings.tamper_caught = True
+        return again, caught
+
+    def _tell_after(self, again: attacks.Stopped, caught: attacks.Stopped) -> None:
+        self.screen.head("TRIED AFTER THE RUN, AND STOPPED")
+        self._stop(again)
+        self.screen.head("AN INSIDER")
+        self._stop(caught)
 
 
 def recipe_of(full: bool) -> Recipe:

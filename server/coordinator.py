@@ -20,6 +20,7 @@ from compliance.log.witness import WitnessStore
 from compliance.messages import JoinReply, JoinRequest, decode, encode
 from compliance.study import Study, open_study
 from compliance.trust.root import Anchor, load_anchor
+from server import evaluation
 from server.closing import close, witness
 from server.gatekeeper import Gatekeeper
 from server.grid import Answer, FastGrid
@@ -165,8 +166,15 @@ def step(r: Run, rounds: Rounds) -> None:
             rounds.check_quorum()
         witness(r, state.members, state.round)
         r.move("witnessed")
-    elif r.cancelled() or state.round == r.study.training.rounds:
+    elif r.cancelled():
         r.move("closing")
+    elif state.phase == "evaluating":
+        evaluation.evaluate(r)
+    elif state.round == r.study.training.rounds:
+        if r.study.evaluation is None:
+            r.move("closing")
+        else:
+            evaluation.begin(r)
     else:
         rounds.begin()
 

@@ -63,11 +63,7 @@ class Rounds:
     def begin(self) -> None:
         """Fix who plays the next round: no site that was removed meanwhile. Raises RunFailed RSD-8200 below quorum."""
         r, state = self._run, self._run.state
-        removed = {site: e for site in state.members if (e := r.standing.removed(site)) is not None}
-        for site, error in removed.items():
-            r.folder.event("removed", site=site, error=error.as_json())
-        members = tuple(s for s in state.members if s not in removed)
-        left_out = {**state.left_out, **{site: Cause.of(e) for site, e in removed.items()}}
+        members, left_out = still_members(r)
         if len(members) < r.study.quorum.sites:
             reasons = {**state.absent, **left_out}
             told = "; ".join(f"{site}: {c.code} {c.message}" for site, c in sorted(reasons.items()))
@@ -111,6 +107,8 @@ class Rounds:
             study=r.digest,
             run=r.folder.run,
             round=number,
+            unit=r.study.privacy.unit,
+            adjacency="add_remove",
             at=rfc3339(now()),
             base_sha256=base,
             result_sha256=sha256_hex(flat.data),
@@ -192,6 +190,15 @@ class Rounds:
         if contributed < r.study.quorum.sites:
             told = "; ".join(f"{w.site}: {w.reason.code} {w.reason.message}" for w in rows if w.reason)
             raise _below(f"too few sites contributed to round {number}: {told}", contributed, r)
+
+
+def still_members(r: Run) -> tuple[tuple[str, ...], dict[str, Cause]]:
+    """The members but those who were removed meanwhile, and everybody who is left out, with the reason."""
+    removed = {site: e for site in r.state.members if (e := r.standing.removed(site)) is not None}
+    for site, error in removed.items():
+        r.folder.event("removed", site=site, error=error.as_json())
+    members = tuple(s for s in r.state.members if s not in removed)
+    return members, {**r.state.left_out, **{site: Cause.of(e) for site, e in removed.items()}}
 
 
 def _below(message: str, found: int, r: Run) -> RunFailed:

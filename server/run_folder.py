@@ -21,6 +21,9 @@ import numpy.typing as npt
 from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
 from compliance.clock import now, rfc3339
 from compliance.errors import CheckFailed, EnvironmentFault
+from compliance.evaluation.record import FILE as EVALUATION
+from compliance.evaluation.record import FOLDER as HISTOGRAMS
+from compliance.evaluation.record import EvaluationRecord
 from compliance.files import read_bytes, write_durably
 from compliance.identity import Envelope, parse_envelope
 from compliance.messages import LayoutEntry
@@ -56,11 +59,18 @@ class RunFolder:
         """The signed study."""
         return read_bytes(self.path / "study.json", "study")
 
-    def sites(self) -> tuple[tuple[str, str], ...]:
-        """Name and jurisdiction of the study's sites; whoever works on the run checks the study's signature."""
+    def _unverified_study(self) -> Study:
+        """Whoever works on the run checks the study's signature."""
         payload = parse_envelope(self.study().rstrip(b"\n"), "study.json").payload
-        study = load_model(Study, parse_canonical(payload, "study.json"), "RSD-2007", "study.json")
-        return tuple((s.name, s.jurisdiction) for s in study.sites)
+        return load_model(Study, parse_canonical(payload, "study.json"), "RSD-2007", "study.json")
+
+    def sites(self) -> tuple[tuple[str, str], ...]:
+        """Name and jurisdiction of the study's sites."""
+        return tuple((s.name, s.jurisdiction) for s in self._unverified_study().sites)
+
+    def quorum(self) -> int:
+        """How many sites the study asks for."""
+        return self._unverified_study().quorum.sites
 
     def answers(self) -> tuple[str, ...]:
         """All signed answers, as text, in the order of their file names."""
@@ -190,6 +200,23 @@ class RunFolder:
 
     def _roster(self, round_: int) -> Path:
         return self.path / "rosters" / f"round-{round_:03d}.json"
+
+    def write_histogram(self, site: str, signed: bytes) -> None:
+        """A site's signed counts."""
+        write_durably(self.path / HISTOGRAMS / f"{site}.json", signed + b"\n")
+
+    def write_evaluation(self, envelope: bytes) -> None:
+        """The signed record of the evaluation."""
+        write_durably(self.path / EVALUATION, envelope + b"\n")
+
+    def evaluation(self) -> tuple[EvaluationRecord, Envelope] | None:
+        """The record of the evaluation; None while there is none. Raises InputError RSD-8213."""
+        file = self.path / EVALUATION
+        if not file.exists():
+            return None
+        envelope = parse_envelope(read_bytes(file, "evaluation").rstrip(b"\n"), str(file))
+        value = parse_canonical(envelope.payload, str(file))
+        return load_model(EvaluationRecord, value, "RSD-8213", str(file)), envelope
 
     def write_evidence(self, member: str, text: str) -> None:
         """The evidence of one member's log."""

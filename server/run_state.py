@@ -14,7 +14,7 @@ from compliance.study import SHA256
 from compliance.training_spec import Frozen
 from compliance.trust.root import NAME
 
-Phase: TypeAlias = Literal["joining", "joined", "sent", "closed", "witnessed", "closing"]
+Phase: TypeAlias = Literal["joining", "joined", "sent", "closed", "witnessed", "evaluating", "closing"]
 
 
 class Cause(Frozen):

@@ -14,6 +14,7 @@ from compliance.errors import PeerUnreachable, Refused
 from compliance.files import read_bytes
 from compliance.roster import RosterRow
 from compliance.validation import load_model
+from server.evaluation_view import shown
 from server.run_folder import RESULT, RunFolder
 from server.run_state import Cause, State
 
@@ -65,6 +66,7 @@ def summary(folder: RunFolder) -> tuple[dict[str, Json], list[str]]:
     state = folder.state() if folder.handed_over else None
     last = folder.roster(rosters) if rosters else None
     rows = [_of_roster(w) for w in last[0].rows] if last and end else _now(folder, state, events)
+    evaluated, figures = shown(folder)
     outcome = end.outcome if end else ("cancelling" if folder.cancel() else "running")
     fields: dict[str, Json] = {
         "run": folder.run,
@@ -76,9 +78,10 @@ def summary(folder: RunFolder) -> tuple[dict[str, Json], list[str]]:
         "age_s": _age(state.since) if state else 0,
         "last_event_age_s": _age(events[-1].at) if events else 0,
         "sites": rows if rows or state is None else _absent(events),
+        "evaluation": evaluated,
         "folder": str(folder.path),
     }
-    return fields, _lines(fields)
+    return fields, [*_lines(fields), *figures]
 
 
 def _lines(fields: dict[str, Json]) -> list[str]:
@@ -89,11 +92,11 @@ def _lines(fields: dict[str, Json]) -> list[str]:
             f"run {fields['run']}: {fields['outcome']}, round {fields['round']}, {fields['phase']} "
             f"for {fields['age_s']} s, last event {fields['last_event_age_s']} s ago"
         )
-    shown = [
+    rows = [
         [r["name"], r["jurisdiction"], r["outcome"], r["code"], "" if r["age_s"] is None else r["age_s"]]
         for r in fields["sites"]
     ]
-    return [head, *table(["site", "where", "outcome", "code", "seconds ago"], shown)]
+    return [head, *table(["site", "where", "outcome", "code", "seconds ago"], rows)]
 
 
 def _events(folder: RunFolder) -> list[_Event]:

@@ -23,7 +23,14 @@ from compliance.errors import InputError
 
 Vector: TypeAlias = NDArray[np.float32]
 
-MESSAGE_TYPES: Final = {"hello": "query", "join": "query", "round": "train", "witness": "query", "close": "query"}
+MESSAGE_TYPES: Final = {
+    "hello": "query",
+    "join": "query",
+    "round": "train",
+    "evaluate": "query",
+    "witness": "query",
+    "close": "query",
+}
 
 MAX_BODY_BYTES: Final = 4 * 2**20
 MAX_ARRAY_VALUES: Final = 2**28  # 1 GiB of float32

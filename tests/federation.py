@@ -32,14 +32,14 @@ import numpy as np
 from client import enrolment, registration
 from client.home import AgentHome
 from client.site import Site
-from client.workbench import Ready, round_spec
+from client.workbench import Ready, evaluation_spec, round_spec
 from compliance.answers import ADVICE, APPROVAL
 from compliance.canonical import canonical, sha256_hex
 from compliance.clock import now, rfc3339
 from compliance.identity import Signer, load_public, new_signer, parse_envelope, save_signer, seal
 from compliance.law.decide import builtin_packs
 from compliance.log.store import LogStore
-from compliance.messages import JoinRequest, LayoutEntry, RoundRequest, encode
+from compliance.messages import EvaluateRequest, JoinRequest, LayoutEntry, RoundRequest, encode
 from compliance.pki import issue_site_certificate
 from compliance.software import BUNDLE_SHA256, VERSION
 from compliance.study import Study
@@ -207,6 +207,18 @@ class Signed:
             "base_sha256": sha256_hex(flat.tobytes()),
         }
         return Request("round", encode(RoundRequest(**{**fields, **changes})), flat)
+
+    def evaluate(self, model: np.ndarray | None = None, **changes: Any) -> Request:
+        """The message that asks to evaluate `model`."""
+        flat = np.ones(SIZE, dtype="<f4") if model is None else model
+        fields = {
+            "schema": "residency.evaluate/1",
+            "run": "run-1",
+            "study": self.digest,
+            "recipients": TRAINING,
+            "model_sha256": sha256_hex(flat.tobytes()),
+        }
+        return Request("evaluate", encode(EvaluateRequest(**{**fields, **changes})), flat)
 
     def write(self, folder: Path, answers: dict[str, bytes] | None = None) -> tuple[Path, Path]:
         """The study file and the folder of answers, as the operator holds them."""
@@ -397,6 +409,19 @@ class StandIn:
         if self.error is not None:
             raise self.error
         return np.frombuffer(os.urandom(SIZE), dtype=np.uint8).astype("<f4"), {"noise": True}
+
+    def evaluate(self, case: Any, cache: Path, flat: np.ndarray) -> tuple[int, ...]:
+        """Fresh random counts, so that a second draw shows: most records where they belong, whatever the model."""
+        del cache, flat
+        spec = evaluation_spec(case)
+        self.specs.append(spec)
+        if self.error is not None:
+            raise self.error
+        cells = np.frombuffer(os.urandom(spec.rows * spec.columns), dtype=np.uint8).astype(np.int64)
+        table = cells.reshape(spec.rows, spec.columns)
+        table[0, : spec.columns // 2] += 200
+        table[-1, spec.columns // 2 :] += 200
+        return tuple(int(c) * spec.scale for c in cells)
 
     def close(self) -> None:
         """Nothing to end."""

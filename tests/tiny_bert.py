@@ -16,7 +16,8 @@ from client.training.examples import Examples
 from client.training.model_folder import model_digest
 from client.work import RoundSpec, WorkSpec
 from compliance.canonical import sha256_hex
-from compliance.training_spec import Adapters, FeatureConstants, ModelSpec, TaskSpec
+from compliance.task_spec import SequenceClassification
+from compliance.training_spec import Adapters, FeatureConstants, ModelSpec
 
 WIDTH = 32
 torch.set_num_threads(1)
@@ -51,7 +52,7 @@ def save_tiny_bert(folder: Path) -> Path:
     return folder
 
 
-def tiny_task(**changes: object) -> TaskSpec:
+def tiny_task(**changes: object) -> SequenceClassification:
     """Two classes; the text names TSH and age."""
     fields = {
         "kind": "sequence_classification",
@@ -62,7 +63,7 @@ def tiny_task(**changes: object) -> TaskSpec:
         "template": "[TSH {TSH}.][ age {age}]",
         "max_tokens": 12,
     }
-    return TaskSpec(**{**fields, **changes})
+    return SequenceClassification(**{**fields, **changes})
 
 
 def tiny_model(folder: Path, *, adapters: bool = True, layers: int = 1) -> ModelSpec:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from compliance.canonical import sha256_hex
-from compliance.privacy.events import PrivacyEvent
+from compliance.privacy.events import PrivacyEvent, Unit
 
 CONSORTIUM, OPERATOR, REFUSED = "thyroid", "coordinator", "site-e"
 JURISDICTIONS = {"site-a": "DE", "site-b": "FR", "site-c": "GB", "site-d": "JP", REFUSED: "CN"}
@@ -42,7 +42,7 @@ class Plan:
     body of every log entry in place before it is logged, given (member, kind, body); `roster` every roster before it
     is signed by all. `before_close` is called with the run and each member before its log is closed; decisions to send
     an update are told that the model goes on to `told`; `answer` changes a site's answer before it is signed, given
-    (site, kind, statement).
+    (site, kind, statement). `unit` is the study's privacy unit.
     """
 
     order: tuple[str, ...] = ORDER
@@ -56,9 +56,14 @@ class Plan:
     before_close: Callable[[Any, str], None] | None = None
     answer: Change | None = None
     told: tuple[str, ...] = CONTRIBUTORS
+    unit: Unit = "record"
 
 
 ORDINARY = Plan()
+_UNITS: dict[str, dict[str, Any]] = {
+    "record": {"unit": "record"},
+    "patient": {"unit": "patient", "group_column": "patient", "records_per_unit": 4},
+}
 
 
 def study_json(plan: Plan = ORDINARY) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def study_json(plan: Plan = ORDINARY) -> dict[str, Any]:
             "adapter_rate_milli": 100,
             "physical_batch": 32,
         },
-        "privacy": {"unit": "record", "inverse_delta": 100_000, "clip_micro": 1_000_000, "spare_rounds": 1},
+        "privacy": {**_UNITS[plan.unit], "inverse_delta": 100_000, "clip_micro": 1_000_000, "spare_rounds": 1},
         "aggregation": {"rule": "fedavg", "average_last_rounds": 2},
         "sites": sites,
         "quorum": {"sites": 3},

@@ -138,7 +138,11 @@ class Run:
     def _reserve(self, site: str) -> None:
         rounds = self.world.study.charged_rounds
         template = EVENT.model_copy(
-            update={"steps": EVENT.steps * rounds, "noise_multiplier_micro": self.plan.noise_multiplier_micro}
+            update={
+                "steps": EVENT.steps * rounds,
+                "noise_multiplier_micro": self.plan.noise_multiplier_micro,
+                "unit": self.plan.unit,
+            }
         )
         body = bodies.ReservationBody(
             source=f"{site}-patients", study_epsilon_milli=8000, inverse_delta=100_000, event=template
@@ -175,7 +179,7 @@ class Run:
             purpose="scientific_research",
             study=self.digest,
             documents=self.documents,
-            guarantees=Guarantees(unit="record", epsilon_milli=8000, inverse_delta=100_000, min_sites=4),
+            guarantees=Guarantees(unit=self.plan.unit, epsilon_milli=8000, inverse_delta=100_000, min_sites=4),
             at=rfc3339(clock.now()),
         )
         decision = self.engine.decide(transfer)
@@ -211,6 +215,8 @@ class Run:
             "study": self.digest,
             "run": "run-1",
             "round": round_,
+            "unit": self.plan.unit,
+            "adjacency": "add_remove",
             "at": rfc3339(clock.now()),
             "base_sha256": base,
             "result_sha256": sha256_hex(result.tobytes()),
@@ -256,7 +262,9 @@ class Run:
     def _charge(self, site: str, round_: int, attempt: int, base: str) -> Appended:
         self.seq[site] += 1
         seq = self.seq[site]
-        event = EVENT.model_copy(update={"noise_multiplier_micro": self.plan.noise_multiplier_micro})
+        event = EVENT.model_copy(
+            update={"noise_multiplier_micro": self.plan.noise_multiplier_micro, "unit": self.plan.unit}
+        )
         body = bodies.ChargeBody(
             source=f"{site}-patients", round=round_, attempt=attempt, event=event, seq=seq,
             head=sha256_hex(f"{site} {seq}".encode()), base_sha256=base,

@@ -1,4 +1,4 @@
-"""What may be told of an extract: columns with their types, and a rounded number of rows."""
+"""What may be told of an extract: columns with their types, rounded numbers of rows and of people."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from compliance.errors import InputError
 _LEAST = 10
 
 
-def declared_count(rows: int) -> int:
-    """`rows` rounded to two significant digits, at least to tens, half up; never below 10.
+def declared_count(count: int) -> int:
+    """A number of rows or of people rounded to two significant digits, at least to tens, half up; never below 10.
 
-    2394 is 2400, 255 is 260, 71 is 70, 3 is 10. This is the only number of rows that is stored, logged or shown.
+    2394 is 2400, 255 is 260, 71 is 70, 3 is 10. No other number of them is stored, logged or shown.
     """
-    unit = max(_LEAST, int(10 ** (len(str(rows)) - 2)))
-    return max(_LEAST, (2 * rows + unit) // (2 * unit) * unit)
+    unit = max(_LEAST, int(10 ** (len(str(count)) - 2)))
+    return max(_LEAST, (2 * count + unit) // (2 * unit) * unit)
 
 
 def columns_of(table: pd.DataFrame) -> tuple[Column, ...]:

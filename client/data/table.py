@@ -30,6 +30,11 @@ class TableFile:
         """See `DataSource.table`."""
         return load_table(self.path, columns)
 
+    @property
+    def folder(self) -> Path:
+        """Where the file lies, and the images that its rows may name."""
+        return self.path.parent
+
     def texts(self, columns: Sequence[str]) -> pd.DataFrame:
         """`columns` as the file writes them: a CSV's cells are not read as numbers, dates or missing values.
 

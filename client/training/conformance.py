@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.special import bdtr, bdtrc, chdtr, chdtrc
 
 from client.training.lattice import Lattice
@@ -21,22 +22,29 @@ from compliance.errors import RunFailed
 if TYPE_CHECKING:
     from client.training.opacus_private import StepSeen
 
-ALPHA = 1e-9 / 1000 / 5
+ALPHA = 1e-9 / 1000 / 5  # four checks are statistical; the others are false only where the code is wrong
 
 
 @dataclass
 class RoundCheck:
-    """Collects what the steps of one round did and judges it against the claim `spec`."""
+    """Collects what the steps of one round did and judges it against the claim `spec`.
+
+    `units`: how many records or patients there are. `independent`: see per_sample/probe.py. Figures stay on the device
+    until `verdict`.
+    """
 
     spec: RoundSpec
-    records: int
+    units: int
     lattice: Lattice
-    _squares: float = 0.0
-    _samples: int = 0
-    _products: list[float] = field(default_factory=list)
-    _previous: npt.NDArray[np.float64] | None = None
+    independent: torch.Tensor
+    sum_allowance: float = 0.0
+    _squares: list[torch.Tensor] = field(default_factory=list)
+    _products: list[torch.Tensor] = field(default_factory=list)
+    _previous: torch.Tensor | None = None
     _batches: list[int] = field(default_factory=list)
-    _longest: float = 0.0
+    _longest: list[torch.Tensor] = field(default_factory=list)
+    _errors: list[torch.Tensor] = field(default_factory=list)
+    _masks: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     _fresh: bool = False
 
     def saw_stream(self, mark: str, earlier: set[str]) -> None:
@@ -44,27 +52,36 @@ class RoundCheck:
         self._fresh = mark not in earlier
         earlier.add(mark)
 
+    def saw_mask(self, mask: npt.NDArray[np.bool_]) -> None:
+        """The units drawn for one step, bool (units,)."""
+        self._masks.append(mask)
+
     def saw_step(self, step: StepSeen) -> None:
-        """Take in one noisy step."""
-        z = (step.noisy - step.clipped) / self.lattice.scale
-        self._squares += float(z @ z)
-        self._samples += z.size
+        """Take in one noisy step, without waiting for the device."""
+        z = (step.noisy - step.clipped).double()
+        self._squares.append(z @ z)
         if self._previous is not None:
-            self._products.append(float(z @ self._previous))
+            self._products.append(z @ self._previous)
         self._previous = z
-        self._batches.append(step.norms.size)
-        self._longest = max(self._longest, float(step.norms.max(initial=0.0)))
+        self._batches.append(step.norms.numel())
+        self._longest.append(step.norms.amax() if step.norms.numel() else step.norms.sum())
+        self._errors.append(step.sum_error)
 
     def verdict(self) -> dict[str, bool]:
         """All checks by name, all true. Raises RunFailed RSD-4500 naming those that failed."""
         q = self.spec.sample_numerator / self.spec.sample_denominator
+        variance = self.lattice.scale**2
+        steps, squares = len(self._squares), math.fsum(_numbers(self._squares)) / variance
+        products = [p / variance for p in _numbers(self._products)]
         found = {
-            "noise_variance": variance_plausible(self._squares, self._samples, ALPHA),
-            "clip_norm": self._longest * self.lattice.gamma <= self.lattice.sensitivity,
-            "batch_size": batches_plausible(self._batches, self.records, q, ALPHA)
-            and len(self._batches) == self.spec.steps,
-            "step_correlation": uncorrelated(self._products, self.lattice.dimension, ALPHA),
+            "noise_variance": variance_plausible(squares, steps * self.lattice.dimension, ALPHA),
+            "clip_norm": max(_numbers(self._longest), default=0.0) * self.lattice.gamma <= self.lattice.sensitivity,
+            "batch_size": batches_plausible(self._batches, self.units, q, ALPHA) and steps == self.spec.steps,
+            "batch_overlap": overlaps_plausible(self._masks, q, ALPHA),
+            "step_correlation": uncorrelated(products, self.lattice.dimension, ALPHA),
             "fresh_stream": self._fresh,
+            "record_independence": bool(self.independent),
+            "sum_error": max(_numbers(self._errors), default=0.0) <= self.sum_allowance,
         }
         if failed := sorted(name for name, passed in found.items() if not passed):
             raise RunFailed(
@@ -73,6 +90,11 @@ class RoundCheck:
                 limit="all checks pass", next="do not send the update; keep the log and report the software version",
             )  # fmt: skip
         return found
+
+
+def _numbers(scalars: list[torch.Tensor]) -> list[float]:
+    """Scalars on the device, as floats, fetched at once."""
+    return [float(x) for x in torch.stack(scalars).tolist()] if scalars else []
 
 
 def variance_plausible(squares: float, count: int, alpha: float) -> bool:
@@ -94,6 +116,20 @@ def _binomial(k: int, n: int, q: float, alpha: float) -> bool:
     """Both tails P(X <= k) and P(X >= k) are at least `alpha`."""
     upper = 1.0 if k == 0 else float(bdtrc(k - 1, n, q))
     return min(float(bdtr(k, n, q)), upper) >= alpha
+
+
+def overlaps_plausible(masks: list[npt.NDArray[np.bool_]], q: float, alpha: float) -> bool:
+    """Whether as many units are in two steps that follow each other as when each step draws anew: Binomial with q^2.
+
+    Batches cut from a shuffled list, which hold nothing in common, and batches drawn once and used again fail. Every
+    unit is counted in disjoint pairs of steps (1 and 2, 3 and 4, ...), and again in the pairs between; two-sided.
+    """
+    for first in (0, 1):
+        pairs = list(zip(masks[first::2], masks[first + 1 :: 2], strict=False))
+        common, tried = sum(int((a & b).sum()) for a, b in pairs), sum(a.size for a, _ in pairs)
+        if pairs and not _binomial(common, tried, q * q, alpha / 4):
+            return False
+    return True
 
 
 def uncorrelated(products: list[float], dimension: int, alpha: float) -> bool:

@@ -15,7 +15,19 @@ def pick_device() -> torch.device:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 for the matrix products on CUDA; float32 elsewhere. Clipping works in float64 and integers."""
+    """bfloat16 for the matrix products on CUDA; float32 elsewhere. Per-sample gradients and norms are never less."""
     if device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return nullcontext()
+
+
+def exact(t: torch.Tensor) -> torch.Tensor:
+    """`t` where float64 exists: itself, or a copy on the CPU for Apple's MPS, which has none."""
+    return t.cpu() if t.device.type == "mps" else t
+
+
+def send(t: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on `device`, without waiting for the device: pinned first where that makes a difference."""
+    if device.type == "cuda" and t.device.type == "cpu":
+        t = t.pin_memory()
+    return t.to(device, non_blocking=True)

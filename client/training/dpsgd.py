@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final, Literal
 
-import numpy as np
 import torch
 
 from client.training.conformance import RoundCheck
-from client.training.device import autocast, pick_device
+from client.training.device import autocast, pick_device, send
 from client.training.examples import Examples
-from client.training.keystream import Stream, poisson_mask
+from client.training.keystream import Stream
 from client.training.lattice import Lattice, RoundedGaussian, tv_error_femto
-from client.training.opacus_private import LatticeOptimizer, StepSeen, per_sample
+from client.training.opacus_private import LatticeOptimizer, OpacusHooks, StepSeen
+from client.training.per_sample.attach import BookKeeping
+from client.training.per_sample.probe import records_independent
+from client.training.per_sample.summed import SUM_ERROR
+from client.training.sampling import Members, Piece, draw, members
 from client.training.top import Flat, Top
 from client.work import RoundSpec
+
+Method = Literal["book-keeping", "opacus"]
+_METHODS: Final[dict[Method, type[BookKeeping | OpacusHooks]]] = {"book-keeping": BookKeeping, "opacus": OpacusHooks}
+
+
+@lru_cache(maxsize=2)
+def _sampler(scale: float) -> RoundedGaussian:
+    """Its table takes longer than a step of a small model, and depends on public constants alone."""
+    return RoundedGaussian(scale)
 
 
 def _always() -> None:
@@ -26,7 +42,7 @@ def _always() -> None:
 class RoundOutcome:
     """`delta` = local - global, float32 (d,). `conformance`: name of each check -> passed (always true: else raised).
 
-    `non_finite` records had no finite gradient in some step; the count stays at the site.
+    `non_finite` units had no finite gradient in some step; the count stays at the site.
     """
 
     delta: Flat
@@ -35,18 +51,64 @@ class RoundOutcome:
     non_finite: int
 
 
+@dataclass
+class Round:
+    """A round under way: `step` runs one noisy step on pieces that somebody drew."""
+
+    top: Top
+    examples: Examples
+    device: torch.device
+    source: BookKeeping | OpacusHooks
+    optimizer: LatticeOptimizer
+    check: RoundCheck
+    sampler: RoundedGaussian
+    bad: list[torch.Tensor] = field(default_factory=list)
+
+    def step(self, pieces: Sequence[Piece], may_draw: Callable[[], None] = _always) -> None:
+        """One noisy step over the physical batches `pieces`, of at most `source.rows` records; also over none."""
+        optimizer = self.optimizer
+        for i, piece in enumerate(pieces):
+            may_draw()
+            self._backward(piece)
+            optimizer.signal_skip_step(i + 1 < len(pieces))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if not pieces:
+            optimizer.empty_batch()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def _backward(self, piece: Piece) -> None:
+        """Each unit's gradient of the mean of its records' losses, apart from all others."""
+        inputs, targets = self.examples.take(piece.records, self.device)
+        self.source.begin(len(piece.records))
+        with autocast(self.device):
+            losses = self.top.record_losses(inputs, targets)
+        if piece.weights is not None:
+            losses = losses * send(piece.weights, self.device)
+        torch.autograd.backward(losses.sum())
+        self.source.finish(None if piece.fold is None else send(piece.fold, self.device))
+
+
 class Engine:
     """The trained top of one study at one site, and the rounds on it."""
 
     def __init__(
-        self, top: Top, examples: Examples, device: torch.device | None = None, earlier: Collection[str] = ()
+        self,
+        top: Top,
+        examples: Examples,
+        device: torch.device | None = None,
+        earlier: Collection[str] = (),
+        method: Method = "book-keeping",
     ) -> None:
-        """`earlier`: the marks of streams that served before, in other processes; one of them is never used again."""
+        """`earlier`: the marks of streams that served before, in other processes; one of them is never used again.
+
+        `method`: how per-sample gradients are computed; Opacus' hooks are slower and serve as the oracle.
+        """
         self._top, self.examples = top, examples
         self._device = device or pick_device()
         top.to(self._device)
-        self._model = per_sample(top)
-        self._marks = set(earlier)
+        self._marks, self._method = set(earlier), method
 
     @property
     def device(self) -> str:
@@ -62,41 +124,55 @@ class Engine:
         ends the round.
 
         Privacy: every step is a Poisson-subsampled Gaussian with q = sample_numerator / sample_denominator and noise
-        multiplier spec.noise_multiplier_micro / 1e6, add/remove one record; `stream` is the only randomness. The
-        caller has charged the ledger. Raises InputError RSD-4501, RunFailed RSD-4500.
+        multiplier spec.noise_multiplier_micro / 1e6, add/remove one unit; `stream` is the only randomness. The caller
+        has charged the ledger. Raises InputError RSD-4501, RSD-4520 to RSD-4529, RunFailed RSD-4500.
         """
+        who = members(self.examples, spec.unit)
+        with self.opened(spec, start, stream, who) as run:
+            for _ in range(spec.steps):
+                may_draw()
+                mask, pieces = draw(stream, who, spec, run.source.rows)
+                run.check.saw_mask(mask)
+                run.step(pieces, may_draw)
+            may_draw()
+            return RoundOutcome(
+                delta=self._top.get_flat() - start,
+                conformance=run.check.verdict(),
+                tv_error_femto=tv_error_femto(run.sampler, start.size, spec.steps),
+                non_finite=int(torch.stack(run.bad).sum()),
+            )
+
+    @contextmanager
+    def opened(self, spec: RoundSpec, start: Flat, stream: Stream, who: Members) -> Iterator[Round]:
+        """A round from `start`, with the per-sample rules attached to the top until it is left. Raises as `train`."""
         top = self._top
         top.set_flat(start)
-        names = [p for _, p in top.trained()]
-        lattice = Lattice(spec.clip_micro / 1e6, start.size, spec.noise_multiplier_micro / 1e6)
-        sampler = RoundedGaussian(lattice.scale)
-        check = RoundCheck(spec, records=len(self.examples), lattice=lattice)
-        check.saw_stream(stream.mark, self._marks)
-        seen: list[int] = []
+        with _METHODS[self._method](top, top.trained(), spec.physical_batch, spec.records_per_unit) as source:
+            lattice, allowance = _lattice(spec, start.size, source)
+            independent = records_independent(top, source, self.examples, self._device)
+            check = RoundCheck(spec, who.count, lattice, independent, allowance)
+            check.saw_stream(stream.mark, self._marks)
+            sampler, bad = _sampler(lattice.scale), list[torch.Tensor]()
 
-        def observe(step: StepSeen) -> None:
-            seen.append(step.non_finite)
-            check.saw_step(step)
+            def observe(step: StepSeen) -> None:
+                bad.append(step.non_finite)
+                check.saw_step(step)
 
-        optimizer = LatticeOptimizer(
-            self._sgd(spec),
-            parameters=names,
-            lattice=lattice,
-            noise=lambda count: sampler.sample(stream, count),
-            expected_batch=spec.expected_batch,
-            observe=observe,
-        )
-        for _ in range(spec.steps):
-            may_draw()
-            drawn = poisson_mask(stream, len(self.examples), spec.sample_numerator, spec.sample_denominator)
-            self._step(optimizer, torch.from_numpy(np.flatnonzero(drawn)), spec.physical_batch, may_draw)
-        may_draw()
-        return RoundOutcome(
-            delta=top.get_flat() - start,
-            conformance=check.verdict(),
-            tv_error_femto=tv_error_femto(sampler, start.size, spec.steps),
-            non_finite=sum(seen),
-        )
+            top.set_flat(start)
+            optimizer = LatticeOptimizer(
+                self._sgd(spec),
+                parameters=top.trained(),
+                source=source,
+                lattice=lattice,
+                noise=lambda count: sampler.sample(stream, count),
+                expected_batch=spec.expected_batch,
+                observe=observe,
+                proximal=spec.proximal_micro / 1e6,
+            )
+            optimizer.tried = spec.round + spec.attempt
+            optimizer.zero_grad(set_to_none=True)
+            yield Round(top, self.examples, self._device, source, optimizer, check, sampler, bad)
+            optimizer.zero_grad(set_to_none=True)
 
     def _sgd(self, spec: RoundSpec) -> torch.optim.Optimizer:
         """Plain SGD: the head at one rate, the adapters at another."""
@@ -109,26 +185,13 @@ class Engine:
         ]
         return torch.optim.SGD(split)
 
-    def _step(
-        self, optimizer: LatticeOptimizer, drawn: torch.Tensor, physical: int, may_draw: Callable[[], None]
-    ) -> None:
-        """One noisy step over the records at indices `drawn`, in pieces of at most `physical`; also when none is."""
-        optimizer.zero_grad(set_to_none=True)
-        pieces = list(torch.split(drawn, physical)) if len(drawn) else []
-        for i, piece in enumerate(pieces):
-            may_draw()
-            self._backward(piece)
-            optimizer.signal_skip_step(i + 1 < len(pieces))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        if not pieces:
-            optimizer.empty_batch()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
 
-    def _backward(self, piece: torch.Tensor) -> None:
-        """Per-sample gradients of the loss summed over `piece`, each record's own loss apart from all others."""
-        inputs, targets = self.examples.take(piece, self._device)
-        with autocast(self._device):
-            losses = self._top.record_losses(inputs, targets)
-        torch.autograd.backward(losses.sum())
+def _lattice(spec: RoundSpec, dimension: int, source: BookKeeping | OpacusHooks) -> tuple[Lattice, float]:
+    """The lattice, and how far one summed layer's sum may be from the exact one. Public constants all."""
+    clip, layers = spec.clip_micro / 1e6, source.summed
+    allowance = clip * SUM_ERROR * max(spec.expected_batch, source.rows) if layers else 0.0
+    return Lattice(
+        clip, dimension, spec.noise_multiplier_micro / 1e6,
+        summed=sum(rows * columns for rows, columns in (layer.shape for layer in layers)),
+        sum_error=allowance * math.sqrt(len(layers)),
+    ), allowance  # fmt: skip

@@ -1,6 +1,6 @@
 """Gaussian noise on a lattice: which step, which sensitivity, which error, and the sampler itself.
 
-Every record's clipped gradient is rounded to multiples of a public step gamma, the sum is taken in integers (exact, in
+Every unit's clipped gradient is rounded to multiples of a public step gamma, the sum is taken in integers (exact, in
 any order), and Z = round(N(0, S^2)) is added in integers, S = noise standard deviation / gamma. For an integer x,
 x + round(y) = round(x + y): the released value is a rounding of the real Gaussian mechanism on the integer sum, so its
 Gaussian accounting holds (post-processing), with the sensitivity of that sum. No floating-point addition of noise to
@@ -15,15 +15,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from client.training.keystream import Stream
+from client.training.keystream import Stream, Words
 
 Integers = npt.NDArray[np.int64]
 
 STEPS_PER_CLIP = 1 << 16  # gamma = clip / 2^16 for sigma <= 1, and in proportion for more
-FLOAT_SLACK = 2.0**-20  # float64 norms and scaling err by less than d * 2^-52 < 2^-20 relative, for d < 2^32
+# What a clipped length exceeds the clip by, relative, before it is rounded to the lattice. The squares of float32 are
+# exact in float64 and their sum errs by d 2^-53 <= 2^-21, so the length by 2^-22, for d < 2^32; the factor is rounded
+# down to float32; each product with it errs by 2^-24. Together below 2^-21.
+FLOAT_SLACK = 2.0**-20
 TAIL = 10.0  # standard deviations that the sampler's table covers
 _TAIL_MASS = 1.6e-23  # P(|N(0,1)| > 10) < 1.53e-23
+_GUIDE = 20  # bits of a word that the guide looks up
+_GUIDED = 1 << 16  # samples from which on the guide is worth its making
+_CHUNK = 1 << 14  # samples at a time: what is between words and samples stays in the cache
 _HIGH, _LOW = 63, 40  # bits of the weights: in the first word, and in the second where the first does not decide
+_REST = _HIGH - _GUIDE
+_REST_MASK = np.uint64(2**_REST - 1)
 MIN_SIGMA, MAX_SIGMA = 0.1, 100.0
 
 
@@ -31,8 +39,11 @@ MIN_SIGMA, MAX_SIGMA = 0.1, 100.0
 class Lattice:
     """The public constants of the noise of one round.
 
-    `gamma`: lattice step. `sensitivity`: L2 bound on what adding or removing one record changes in the sum, which is
-    clip * (1 + 2^-20) + gamma * sqrt(d) / 2, since rounding moves each of d coordinates by at most gamma / 2.
+    `gamma`: lattice step. `sensitivity`: L2 bound on what adding or removing one unit changes in the integer sum, times
+    gamma. Of `dimension` coordinates, all but `summed` are rounded unit by unit: one unit moves each by its clipped
+    value and at most gamma / 2. The `summed` ones (large linear layers, client/training/per_sample/summed.py) are
+    rounded once, as a sum whose floating-point error is at most `sum_error` in length: at most gamma each, and twice
+    the error. Hence clip * (1 + 2^-20) + gamma * sqrt((dimension - summed) / 4 + summed) + 2 * sum_error.
     `deviation`: standard deviation of the noise, noise multiplier * sensitivity, so that the multiplier stated in the
     privacy event is the true one. `scale` = deviation / gamma.
     """
@@ -40,10 +51,14 @@ class Lattice:
     clip: float
     dimension: int
     sigma: float
+    summed: int = 0
+    sum_error: float = 0.0
 
     def __post_init__(self) -> None:
         if not (self.clip > 0 and math.isfinite(self.clip) and 1 <= self.dimension < 2**32):
             raise ValueError("clip must be positive and the dimension in [1, 2^32)")
+        if not (0 <= self.summed <= self.dimension and 0 <= self.sum_error < math.inf):
+            raise ValueError("the summed coordinates are part of the dimension, and their error is finite")
         if not MIN_SIGMA <= self.sigma <= MAX_SIGMA:
             raise ValueError(f"the noise multiplier must lie in [{MIN_SIGMA}, {MAX_SIGMA}]")
 
@@ -55,7 +70,8 @@ class Lattice:
     @property
     def sensitivity(self) -> float:
         """See the class."""
-        return self.clip * (1 + FLOAT_SLACK) + self.gamma * math.sqrt(self.dimension) / 2
+        rounding = math.sqrt((self.dimension - self.summed) / 4 + self.summed)
+        return self.clip * (1 + FLOAT_SLACK) + self.gamma * rounding + 2 * self.sum_error
 
     @property
     def deviation(self) -> float:
@@ -92,18 +108,38 @@ class RoundedGaussian:
         cumulated_low = np.cumsum(low, dtype=np.uint64)  # below 2^23 entries * 2^40
         self._high = np.cumsum(high, dtype=np.uint64) + (cumulated_low >> np.uint64(_LOW))
         self._low = cumulated_low & np.uint64(2**_LOW - 1)
+        self._guide: Words | None = None
         self.tv_error = high.size * 2.0 ** -(_HIGH + _LOW) + _TAIL_MASS
 
     def sample(self, stream: Stream, count: int) -> Integers:
         """`count` independent samples, shape (count,), int64."""
-        words = stream.words(count)
-        high = words >> np.uint64(1)
-        magnitude = np.searchsorted(self._high, high, side="right")
+        out = np.empty(count, np.int64)
+        if self._guide is None and count >= _GUIDED and self._high.size < 1 << _GUIDE:
+            self._guide = _guide(self._high)
+        for at in range(0, count, _CHUNK):
+            words = stream.words(min(_CHUNK, count - at))
+            magnitude = self._magnitudes(words >> np.uint64(1), stream)
+            sign = (words & np.uint64(1)).view(np.int64)
+            out[at : at + words.size] = (magnitude ^ -sign) + sign
+        return out
+
+    def _magnitudes(self, high: Words, stream: Stream) -> Integers:
+        """How many thresholds are at or below each 63-bit word; by search, or where the guide knows, by one look."""
+        if self._guide is None:
+            found, open_ = np.searchsorted(self._high, high, side="right"), None
+        else:
+            entry = self._guide.take((high >> np.uint64(_REST)).view(np.int64))
+            rest, threshold = high & _REST_MASK, entry & _REST_MASK
+            found = (entry >> np.uint64(_REST + 1)).view(np.int64) + (rest >= threshold)
+            open_ = np.flatnonzero((entry & np.uint64(1 << _REST)).astype(bool) | (rest == threshold))
+            found[open_] = np.searchsorted(self._high, high[open_], side="right")
+        some = found if open_ is None else found[open_]
+        at = high if open_ is None else high[open_]
         # Happens for one sample in 10^11: w is a threshold, or beyond the last one.
-        for i in np.flatnonzero((magnitude == self._high.size) | (self._high[magnitude - 1] == high)):
-            magnitude[i] = self._settle(int(high[i]), stream)
-        signed = magnitude.astype(np.int64)
-        return np.where(words & np.uint64(1), -signed, signed)
+        for i in np.flatnonzero((some == self._high.size) | (self._high.take(some - 1, mode="wrap") == at)):
+            j = i if open_ is None else open_[i]
+            found[j] = self._settle(int(high[j]), stream)
+        return found
 
     def _settle(self, high: int, stream: Stream) -> int:
         """The magnitude when 63 bits do not decide: 40 more bits, and again from the start beyond the last weight."""
@@ -115,6 +151,18 @@ class RoundedGaussian:
             if first < self._high.size:
                 return first
             high = int(stream.words(1)[0]) >> 1
+
+
+def _guide(thresholds: Words) -> Words:
+    """For each first 20 bits of a 63-bit word: 20 bits, how many thresholds are below; 1 bit, whether more than one is
+    inside; 43 bits, the rest of the first one inside (all ones if none is). An equal rest decides nothing."""
+    bucket = (thresholds >> np.uint64(_REST)).astype(np.int64)
+    inside = np.bincount(bucket, minlength=1 << _GUIDE)
+    below = np.cumsum(inside) - inside
+    first = np.where(inside > 0, thresholds.take(below, mode="clip") & _REST_MASK, _REST_MASK)
+    packed = (below.astype(np.uint64) << np.uint64(1)) | (inside > 1).astype(np.uint64)
+    found: Words = (packed << np.uint64(_REST)) | first
+    return found
 
 
 def _weights(scale: float) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:

@@ -18,6 +18,9 @@ _TOKENIZER = frozenset(
         "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
     }
 )  # fmt: skip
+_DROPOUTS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop",
+)  # fmt: skip
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -96,21 +99,22 @@ def _offline() -> Iterator[None]:
 
 
 def load_encoder(folder: Path) -> Any:
-    """The pretrained encoder in float32 and eval mode, with eager attention (deterministic, one code path everywhere).
+    """The pretrained model in float32 and eval mode, with eager attention (deterministic, one code path everywhere).
 
-    Reads `folder` only. Raises InputError RSD-2315 if it is not an encoder with `encoder.layer` (BERT and its kin).
+    Reads `folder` only. Raises InputError RSD-2315 if it is of no known kind (families.py), RSD-2330 (BatchNorm).
     """
-    with _offline():
-        import torch  # noqa: PLC0415 - the agent takes digests without torch
-        from transformers import AutoModel  # noqa: PLC0415
-        from transformers.utils import logging  # noqa: PLC0415
+    config = _config(folder)
+    if config.model_type == "resnet":
+        from client.training.group_norm import load_group_norm  # noqa: PLC0415 - torch
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        model = AutoModel.from_pretrained(
-            folder, config=_config(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True,
-            attn_implementation="eager", dtype=torch.float32,
-        )  # fmt: skip
-    return _checked(model)
+        return _checked(load_group_norm(folder, config))
+    return _checked(_pretrained("AutoModel", folder, config))
+
+
+def load_decoder(folder: Path) -> Any:
+    """The pretrained causal language model (GPT-2) with its LM head; otherwise as `load_encoder`."""
+    model = _pretrained("AutoModelForCausalLM", folder, _decoder_config(folder))
+    return model.eval().requires_grad_(False)
 
 
 def empty_encoder(folder: Path) -> Any:
@@ -118,37 +122,88 @@ def empty_encoder(folder: Path) -> Any:
 
     Raises as `load_encoder`.
     """
-    with _offline():
-        import torch  # noqa: PLC0415
-        from transformers import AutoModel  # noqa: PLC0415
+    config = _config(folder)
+    model = _empty("AutoModel", config)
+    if config.model_type == "resnet":
+        from client.training.group_norm import with_group_norm  # noqa: PLC0415 - torch
 
-        with torch.device("meta"):
-            model = AutoModel.from_config(  # type: ignore[no-untyped-call]
-                _config(folder), attn_implementation="eager", dtype=torch.float32
-            )
+        with_group_norm(model, config)
     return _checked(model)
 
 
-def _config(folder: Path) -> Any:
-    from transformers import AutoConfig  # noqa: PLC0415
+def empty_decoder(folder: Path) -> Any:
+    """As `empty_encoder`, for `load_decoder`."""
+    return _empty("AutoModelForCausalLM", _decoder_config(folder)).eval().requires_grad_(False)
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+
+def _pretrained(auto: str, folder: Path, config: Any) -> Any:
+    with _offline():
+        import torch  # noqa: PLC0415 - the agent takes digests without torch
+        import transformers  # noqa: PLC0415
+        from transformers.utils import logging  # noqa: PLC0415
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        return getattr(transformers, auto).from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+            attn_implementation="eager", dtype=torch.float32,
+        )  # fmt: skip
+
+
+def _empty(auto: str, config: Any) -> Any:
+    with _offline():
+        import torch  # noqa: PLC0415
+        import transformers  # noqa: PLC0415
+
+        with torch.device("meta"):
+            return getattr(transformers, auto).from_config(config, attn_implementation="eager", dtype=torch.float32)
+
+
+def _config(folder: Path) -> Any:
+    with _offline():
+        from transformers import AutoConfig  # noqa: PLC0415
+
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    for name in _DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    return config
+
+
+def _decoder_config(folder: Path) -> Any:
+    config = _config(folder)
+    if config.model_type != "gpt2":
+        raise InputError(
+            "RSD-2335", "the model does not fit the task", rule="a causal language model is a decoder",
+            found=f"model_type {config.model_type}", limit="gpt2", next="name a model of the GPT-2 kind in the study",
+        )  # fmt: skip
     return config
 
 
 def _checked(model: Any) -> Any:
-    if not hasattr(getattr(model, "encoder", None), "layer"):
-        raise InputError(
-            "RSD-2315", "the model is not an encoder of the BERT kind", rule="layers under encoder.layer",
-            found=type(model).__name__, limit="BERT, RoBERTa, ELECTRA and the like", next="choose such a model",
-        )  # fmt: skip
+    from client.training.families import kind_of  # noqa: PLC0415 - torch
+
+    kind_of(model)
     return model.eval().requires_grad_(False)
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of `folder`, offline."""
+def load_tokenizer(folder: Path, *, words: bool = False) -> Any:
+    """The tokenizer of `folder`, offline, for texts or for texts cut into `words`. It fills up on the right.
+
+    Raises InputError RSD-2323 if it cannot fill up, or tell which token belongs to which word.
+    """
     with _offline():
         from transformers import AutoTokenizer  # noqa: PLC0415 - as above
 
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **({"add_prefix_space": True} if words else {})
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # decoders have none; what is filled up is masked
+    if tokenizer.pad_token is None or not tokenizer.is_fast:
+        raise InputError(
+            "RSD-2323", "the model's tokenizer does not fit", rule="a fast tokenizer with a padding or end token",
+            found=type(tokenizer).__name__, limit="tokenizer.json with a padding or end token",
+            next="choose another model, or save its tokenizer in the fast form",
+        )  # fmt: skip
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    return tokenizer

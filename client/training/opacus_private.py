@@ -1,14 +1,15 @@
 """The one place that leans on Opacus' inner workings (pinned to 1.6.0, watched by a test).
 
-Opacus computes the per-sample gradients (GradSampleModule) and runs the life of a step (DPOptimizer: accumulate over
-physical batches, noise, scale, step, refuse a gradient used twice). Clipping and noise are ours: exact integers on a
-lattice, noise from a keystream (client/training/lattice.py).
+Opacus runs the life of a step (DPOptimizer: accumulate over physical batches, noise, scale, step, refuse a gradient
+used twice), and its hooks can compute the per-sample gradients: the oracle of our own (client/training/per_sample/).
+Clipping and noise are ours: exact integers on a lattice, noise from a keystream (client/training/lattice.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,9 +20,14 @@ from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 from torch import nn
 
+from client.training.clipping import Factors, clip_rows, factors
+from client.training.device import exact, send
 from client.training.lattice import Lattice
+from client.training.per_sample.summed import SummedLinear, squared_lengths
 
 Integers = npt.NDArray[np.int64]
+Trained = Sequence[tuple[str, nn.Parameter]]
+_HOOKED = (nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.Conv2d)
 
 
 class Noise(Protocol):
@@ -32,34 +38,109 @@ class Noise(Protocol):
         ...
 
 
+class Source(Protocol):
+    """Where the gradients of a pass are: `BookKeeping`, or `OpacusHooks`."""
+
+    @property
+    def flat(self) -> torch.Tensor:
+        """float32 (units, columns), all parameters but the summed ones in the order of the flat vector."""
+        ...
+
+    @property
+    def summed(self) -> tuple[SummedLinear, ...]:
+        """Layers that are summed in two phases."""
+        ...
+
+    def begin(self, records: int) -> None:
+        """Start a pass."""
+        ...
+
+    def squared_norms(self) -> torch.Tensor:
+        """float64 (units,), over all parameters."""
+        ...
+
+
 @dataclass(frozen=True)
 class StepSeen:
-    """What one noisy step did, for the conformance checks; stays at the site.
+    """What one noisy step did, for the conformance checks; stays at the site, on the device.
 
-    `clipped` is the exact sum of the clipped gradients and `noisy` what was released, both in lattice steps, (d,).
-    `norms`: length of each record's clipped gradient, in lattice steps. `non_finite`: records left out.
+    `clipped` is the exact sum of the clipped gradients and `noisy` what was released, both int64 (d,) in lattice steps.
+    `norms` float64: length of each unit's clipped gradient, in lattice steps. `non_finite`: units left out.
+    `sum_error`: of the summed layer that was recomputed in this step, its distance from float64.
     """
 
-    clipped: Integers
-    noisy: Integers
-    norms: npt.NDArray[np.float64]
-    non_finite: int
+    clipped: torch.Tensor
+    noisy: torch.Tensor
+    norms: torch.Tensor
+    non_finite: torch.Tensor
+    sum_error: torch.Tensor
 
 
 Observer = Callable[[StepSeen], None]
 
 
-def per_sample(module: nn.Module) -> Any:
-    """Wrap `module` so that a backward pass of a loss SUMMED over records leaves `p.grad_sample`, (n, *p.shape).
+class OpacusHooks:
+    """Per-sample gradients by Opacus' hooks, with the interface of `BookKeeping`; slower. The tests' oracle.
 
     The inputs of trained layers are made to require gradients, which Opacus' backward hooks need on a frozen trunk.
+    Raises TypeError for a trained layer other than Linear, LayerNorm, GroupNorm, Conv2d.
     """
-    for layer in module.modules():
-        if any(p.requires_grad for p in layer.parameters(recurse=False)):
-            if not isinstance(layer, nn.Linear):
-                raise TypeError(f"no per-sample rule for a trained {type(layer).__name__}")
-            layer.register_forward_pre_hook(_require_input_gradient)
-    return GradSampleModule(module, batch_first=True, loss_reduction="sum", strict=True)
+
+    summed: tuple[SummedLinear, ...] = ()
+
+    def __init__(self, model: nn.Module, trained: Trained, physical: int, least: int = 1) -> None:
+        """As `BookKeeping`."""
+        self.rows, self._trained = max(physical, least), trained
+        self._model, self._layers, self._handles = model, [], list[Any]()
+        for layer in model.modules():
+            if any(p.requires_grad for p in layer.parameters(recurse=False)):
+                if not isinstance(layer, _HOOKED):
+                    raise TypeError(f"no per-sample rule for a trained {type(layer).__name__}")
+                self._layers.append(layer)
+        self._wrapped: Any = None
+        self._rows = torch.empty(0, 0)
+
+    def __enter__(self) -> OpacusHooks:
+        """Add the hooks."""
+        self._handles = [layer.register_forward_pre_hook(_require_input_gradient) for layer in self._layers]
+        self._wrapped = GradSampleModule(self._model, batch_first=True, loss_reduction="sum", strict=True)
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Take them away."""
+        self._wrapped.to_standard_module()
+        for handle in self._handles:
+            handle.remove()
+
+    def begin(self, records: int) -> None:
+        """Forget the pass before."""
+        for _, p in self._trained:
+            p.grad_sample = None  # type: ignore[attr-defined]
+        self._rows = torch.zeros(records, sum(p.numel() for _, p in self._trained), device=self._trained[0][1].device)
+
+    def finish(self, fold: torch.Tensor | None = None) -> None:
+        """Gather the rows, and add up each unit's records."""
+        self._rows = torch.cat([_grad_sample(p).flatten(1) for _, p in self._trained], 1)
+        if fold is not None:
+            units = len(self._rows) - len(fold)
+            self._rows[:units].index_add_(0, fold, self._rows[units:])
+            self._rows = self._rows[:units]
+
+    @property
+    def flat(self) -> torch.Tensor:
+        """float32 (units, d)."""
+        return self._rows
+
+    def squared_norms(self) -> torch.Tensor:
+        """float64 (units,)."""
+        return squared_lengths(self._rows)
+
+
+def _grad_sample(parameter: Any) -> torch.Tensor:
+    found: torch.Tensor = parameter.grad_sample
+    return found.float()
 
 
 def _require_input_gradient(_layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -70,21 +151,24 @@ def _require_input_gradient(_layer: nn.Module, inputs: tuple[torch.Tensor, ...])
 class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
     """DP-SGD whose release is (sum of clipped gradients + noise) on the lattice, over the public expected batch.
 
-    Flat clipping over all parameters in the order given. A record whose gradient is not finite counts as zero. Per
-    step: `step()` after each physical batch, `signal_skip_step(True)` before all but the last, `zero_grad()` between;
-    `empty_batch()` stands for the backward pass when no record was drawn.
+    Flat clipping over all parameters in the order given. A unit whose gradient is not finite counts as zero. Per step:
+    `step()` after each physical batch, `signal_skip_step(True)` before all but the last, `zero_grad()` between;
+    `empty_batch()` stands for the backward pass when no unit was drawn. Nothing waits for the device.
     """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
         *,
-        parameters: Sequence[nn.Parameter],
+        parameters: Trained,
+        source: Source,
         lattice: Lattice,
         noise: Noise,
         expected_batch: int,
         observe: Observer,
+        proximal: float = 0.0,
     ) -> None:
+        """`proximal`: FedProx's mu; the pull is towards the parameters as they are now."""
         super().__init__(
             optimizer,
             noise_multiplier=lattice.sigma,
@@ -92,55 +176,96 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
             expected_batch_size=expected_batch,
             loss_reduction="sum",
         )
-        self._ordered: list[Any] = list(parameters)  # Opacus hangs grad_sample and summed_grad on them
+        self._named = [name for name, _ in parameters]
+        self._ordered: list[Any] = [p for _, p in parameters]  # Opacus hangs grad_sample and summed_grad on them
         if {id(p) for p in self.params} != {id(p) for p in self._ordered}:
             raise ValueError("the optimizer must train exactly the parameters that are clipped and noised")
-        self._lattice, self._noise, self._observe = lattice, noise, observe
-        self._norms: list[npt.NDArray[np.float64]] = []
-        self._non_finite = 0
+        self._source, self._lattice, self._noise, self._observe = source, lattice, noise, observe
+        self._proximal = proximal
+        self.tried = 0  # which of the summed layers, counted round, is recomputed in float64 in the first step
+        self._start = self._weights().clone() if proximal else None
+        self._steps = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        """Start a logical batch."""
+        device = exact(self._ordered[0].detach()).device
+        large = self._source.summed
+        columns = sum(p.numel() for p in self._ordered) - sum(rows * cols for rows, cols in (s.shape for s in large))
+        self._total = torch.zeros(columns, dtype=torch.int64, device=device)
+        self._sums = [torch.zeros(s.shape[0] * s.shape[1], dtype=torch.float64, device=device) for s in large]
+        self._norms: list[torch.Tensor] = []
+        self._non_finite = torch.zeros((), dtype=torch.int64, device=device)
+        self._sum_error = torch.zeros((), dtype=torch.float64, device=device)
 
     def empty_batch(self) -> None:
         """Per-sample gradients of zero records."""
+        self._source.begin(0)
         for p in self._ordered:
             p.grad_sample = torch.zeros((0, *p.shape), device=p.device)
 
     @torch.no_grad()
     def clip_and_accumulate(self) -> None:
-        """Clip each record to the clip, round it to the lattice and add it, in int64, to `p.summed_grad`."""
+        """Clip each unit to the clip, round it to the lattice and add it, in int64; summed layers in float64."""
         for p in self._ordered:
             _check_processed_flag(p.grad_sample)
-        flat = torch.cat([self._get_flat_grad_sample(p).flatten(1) for p in self._ordered], 1)
-        flat = (flat.cpu() if flat.device.type == "mps" else flat).double()  # MPS has no float64
-        norms = torch.linalg.vector_norm(flat, dim=1)
-        bad = ~torch.isfinite(norms)
-        flat[bad] = 0.0
-        factor = (self._lattice.clip / norms.clamp_min(self._lattice.clip)).masked_fill(bad, 0.0)
-        steps = torch.round(flat * (factor / self._lattice.gamma).unsqueeze(1))
-        self._norms.append(torch.linalg.vector_norm(steps, dim=1).cpu().numpy())
-        self._non_finite += int(bad.sum())
-        for p, part in zip(self._ordered, self._split(steps.sum(0).long()), strict=True):
-            p.summed_grad = part if p.summed_grad is None else p.summed_grad + part
+        by = factors(self._source.squared_norms(), self._lattice)
+        squared = self._add_large(by) if len(by.bad) else torch.zeros(0, dtype=torch.float64, device=by.bad.device)
+        out = clip_rows(self._source.flat, by)
+        self._total += out.total
+        self._norms.append((out.lengths.square() + squared).sqrt())
+        self._non_finite += out.bad.sum()
+        for p in self._ordered:
+            p.summed_grad = self._total
             _mark_as_processed(p.grad_sample)
+
+    def _add_large(self, by: Factors) -> torch.Tensor:
+        """Add the summed layers; float64 (units,): squared length of each unit's clipped gradient in them, in steps."""
+        squared = torch.zeros(len(by.bad), dtype=torch.float64, device=by.bad.device)
+        for i, (layer, into) in enumerate(zip(self._source.summed, self._sums, strict=True)):
+            found = layer.weighted_sum(by.plain)
+            into.add_(exact(found).double())
+            squared += (layer.squared * by.steps.double().square()).masked_fill(by.bad, 0.0)
+            if self._steps == 0 and i == self.tried % len(self._sums):
+                self._sum_error += exact(layer.sum_error(by.plain, found))
+        return squared
+
+    def _clipped(self) -> torch.Tensor:
+        """int64 (d,): what was accumulated, in the order of the parameters."""
+        if not self._sums:
+            return self._total
+        names = [layer.name for layer in self._source.summed]
+        large = {n: torch.round(s.mul_(1 / self._lattice.gamma)).long() for n, s in zip(names, self._sums, strict=True)}
+        small = zip(self._named, self._ordered, strict=True)
+        flat = iter(torch.split(self._total, [p.numel() for n, p in small if n not in large]))
+        return torch.cat([large[n] if n in large else next(flat) for n in self._named])
 
     @torch.no_grad()
     def add_noise(self) -> None:
         """Add integer noise to the integer sum; `p.grad` becomes the float of it."""
         for p in self._ordered:
             _check_processed_flag(p.summed_grad)
-        clipped = torch.cat([p.summed_grad.flatten() for p in self._ordered]).cpu().numpy()
-        noisy = clipped + self._noise(clipped.size)
-        self._observe(StepSeen(clipped, noisy, np.concatenate(self._norms), self._non_finite))
-        self._norms, self._non_finite = [], 0
-        values = torch.from_numpy(noisy).double() * self._lattice.gamma
-        for p, part in zip(self._ordered, self._split(values), strict=True):
-            p.grad = part.to(device=p.device, dtype=p.dtype)
+        clipped = self._clipped()
+        noisy = clipped + send(torch.from_numpy(self._noise(clipped.numel())), clipped.device)
+        self._observe(StepSeen(clipped, noisy, torch.cat(self._norms), self._non_finite, self._sum_error))
+        self._steps += 1
+        self._clear()
+        device = self._ordered[0].device
+        self._released = (noisy.double() * self._lattice.gamma).float().to(device, non_blocking=True)
+        parts = torch.split(self._released, [p.numel() for p in self._ordered])
+        for p, part in zip(self._ordered, parts, strict=True):
+            p.grad = part.view(p.shape)
             _mark_as_processed(p.summed_grad)
 
+    @torch.no_grad()
     def scale_grad(self) -> None:
-        """Divide by the public expected batch, never by the number of records drawn."""
-        for p in self._ordered:
-            p.grad /= self.expected_batch_size
+        """Divide by the public expected batch, never by the number of units drawn; then FedProx's pull, if any.
 
-    def _split(self, flat: torch.Tensor) -> list[torch.Tensor]:
-        sizes = [p.numel() for p in self._ordered]
-        return [part.view(p.shape) for part, p in zip(torch.split(flat, sizes), self._ordered, strict=True)]
+        The pull is a function of released values only, so it costs no privacy.
+        """
+        self._released.div_(self.expected_batch_size)  # p.grad are views of it
+        if self._start is not None:
+            self._released.add_(self._weights() - self._start, alpha=self._proximal)
+
+    def _weights(self) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in self._ordered])

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save
 
 from client.prepared import find_prepared, forget, keep
 from client.stop_file import StopFile
+from client.tasks.base import needed, task_of
 from client.training.device import pick_device
 from client.training.dpsgd import Engine
-from client.training.encoder_top import build_top, saved_top
 from client.training.examples import Examples
 from client.training.model_folder import check_model
 from client.training.top import Top, layout_sha256, top_tensors
-from client.training.trunk import cached_trunk, read_trunk, trunk_file
+from client.training.trunk import read_trunk
 from client.work import Prepared, WorkSpec
 from compliance.errors import EnvironmentFault, InputError, InternalBug, RunFailed
 from compliance.files import write_durably
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from client.data.table import DataSource
 
-_TOP, _CONFIG, _LABELS = "top.safetensors", "config.json", "labels"
+_TOP, _CONFIG, _TARGETS, _UNITS = "top.safetensors", "config.json", "targets", "units"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ class Without:
 
     source: DataSource
     excluded: Collection[int]
+
+    @property
+    def folder(self) -> Path:
+        """Where the table lies; AttributeError for a source that lies nowhere."""
+        folder: Path = self.source.folder  # type: ignore[attr-defined]
+        return folder
 
     def table(self, columns: Sequence[str]) -> pd.DataFrame:
         """See `DataSource.table`."""
@@ -61,7 +67,8 @@ def prepare(spec: WorkSpec) -> Prepared:
     torch.set_num_threads(spec.threads)
     stop, cache = StopFile(spec.stop_file, spec.stop_mark), Path(spec.cache_dir)
     stop.check()
-    check_model(Path(spec.model_dir), spec.model.sha256)
+    if folder := _folder(spec):
+        check_model(folder, spec.model.sha256)
     _check_table(spec)
     if kept := find_prepared(spec):
         return kept.prepared.model_copy(update={"device": pick_device().type})
@@ -78,21 +85,38 @@ def prepare(spec: WorkSpec) -> Prepared:
 
 def _prepare(spec: WorkSpec, cache: Path) -> Prepared:
     from client.data.table import TableFile  # noqa: PLC0415 - pandas: only here, not in every task
-    from client.tasks.classification import load_records  # noqa: PLC0415
 
-    folder, device = Path(spec.model_dir), pick_device()
-    records = load_records(spec.task, Without(TableFile(Path(spec.table)), frozenset(spec.excluded)))
-    trunk = trunk_file(spec.model, spec.task, records.texts, cache)
+    task, folder, device = task_of(spec.task.kind), _folder(spec), pick_device()
+    records = task.records(spec.task, Without(TableFile(Path(spec.table)), frozenset(spec.excluded)))
+    trunk = task.inputs_file(spec.model, spec.task, records, cache)
     forget(cache, but=trunk.name)
-    cached_trunk(spec.model, spec.task, folder, records.texts, cache, device.type)
-    top = build_top(spec.model, folder, len(spec.task.labels))
-    tensors = {**top_tensors(top), _LABELS: torch.from_numpy(records.labels)}
+    targets = task.targets(spec.model, spec.task, folder, records)  # first: what it refuses leaves nothing behind
+    task.inputs(spec.model, spec.task, folder, records, cache, device.type)
+    top = task.top(spec.model, spec.task, folder)
+    tensors = {**top_tensors(top), **_units(spec), _TARGETS: targets.contiguous()}
     write_durably(cache / _TOP, save(tensors), private=True)
-    write_durably(cache / _CONFIG, (folder / _CONFIG).read_bytes(), private=True)
+    config = (folder / _CONFIG).read_bytes() if folder else b"{}"
+    write_durably(cache / _CONFIG, config, private=True)
     layout, size = top.layout(), int(top.get_flat().size)
     prepared = Prepared(layout=layout, layout_sha256=layout_sha256(layout), d=size, device=device.type)
     keep(spec, trunk.name, (_TOP, _CONFIG), prepared)
     return prepared
+
+
+def _folder(spec: WorkSpec) -> Path | None:
+    """The model's folder; None for a built-in model. Raises InputError RSD-2310."""
+    return None if spec.model.built_in else needed(None if spec.model_dir is None else Path(spec.model_dir))
+
+
+def _units(spec: WorkSpec) -> dict[str, torch.Tensor]:
+    """Whose each record is, where the study protects patients. Raises InputError RSD-2414."""
+    if spec.group_column is None:
+        return {}
+    from client.data.table import TableFile  # noqa: PLC0415 - pandas
+    from client.data.units import AsWritten, patient_units  # noqa: PLC0415
+
+    column = Without(AsWritten(TableFile(Path(spec.table))), frozenset(spec.excluded)).table([spec.group_column])
+    return {_UNITS: torch.from_numpy(patient_units(column[spec.group_column].tolist()))}
 
 
 def _check_table(spec: WorkSpec) -> None:
@@ -112,15 +136,23 @@ def _check_table(spec: WorkSpec) -> None:
 def resume(spec: WorkSpec, earlier: Collection[str] = ()) -> Engine:
     """The engine on what `prepare` kept for exactly this `spec`, mapped from its files.
 
-    `earlier`: marks of streams that served before. Raises InternalBug RSD-4512 if nothing whole was kept,
-    EnvironmentFault RSD-4623 if what was kept is damaged (it is removed).
+    `earlier`: marks of streams that served before. Raises as `held`.
+    """
+    return Engine(*held(spec), earlier=earlier)
+
+
+def held(spec: WorkSpec) -> tuple[Top, Examples]:
+    """The top and the records that `prepare` kept for exactly this `spec`.
+
+    Raises InternalBug RSD-4512 if nothing whole was kept, EnvironmentFault RSD-4623 if what was kept is damaged (it is
+    removed).
     """
     torch.set_num_threads(spec.threads)
     cache, kept = Path(spec.cache_dir), find_prepared(spec)
     if kept is None:
         raise InternalBug("RSD-4512", "the worker was told to train before it was told what")
     try:
-        top, examples = _kept(spec, cache, kept.trunk)
+        return _kept(spec, cache, kept.trunk)
     except (SafetensorError, RuntimeError, KeyError, OSError) as e:
         forget(cache)
         raise EnvironmentFault(
@@ -128,13 +160,15 @@ def resume(spec: WorkSpec, earlier: Collection[str] = ()) -> Engine:
             found=type(e).__name__, limit="the files as they were written",
             next="check the disk; the next round prepares the study again",
         ) from e  # fmt: skip
-    return Engine(top, examples, earlier=earlier)
 
 
 def _kept(spec: WorkSpec, cache: Path, trunk: str) -> tuple[Top, Examples]:
     tensors = load_file(cache / _TOP)
-    labels = tensors.pop(_LABELS)
+    targets, units = tensors.pop(_TARGETS), tensors.pop(_UNITS, None)
     inputs = read_trunk(cache / trunk)
-    if inputs is None or len(inputs["hidden"]) != len(labels):
+    if inputs is None or any(len(t) != len(targets) for t in inputs.values()):
         raise KeyError(trunk)
-    return saved_top(spec.model, cache, len(spec.task.labels), tensors), Examples(inputs, labels)
+    top = task_of(spec.task.kind).saved_top(spec.model, spec.task, cache, tensors)
+    if (spec.group_column is None) != (units is None) or (units is not None and len(units) != len(targets)):
+        raise KeyError(_UNITS)
+    return top, Examples(inputs, targets, units)

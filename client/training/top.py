@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,14 @@ class Top(nn.Module, ABC):
 
     What a record yields depends on that record only: no BatchNorm, no dropout, no mean over a batch. A subclass says
     what the scores are (`forward`), what a record's loss is, and which parameters are trained under which name.
+
+    The flat vector starts at zero. A parameter that does not start at zero stands in it as its difference from where
+    it started (`start_here`).
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._start: dict[str, torch.Tensor] = {}
 
     @abstractmethod
     def forward(self, inputs: Inputs) -> torch.Tensor:
@@ -51,9 +59,17 @@ class Top(nn.Module, ABC):
         widths = self.a_widths()
         return tuple(LayoutEntry(name=n, shape=tuple(p.shape), a_width=widths.get(n)) for n, p in self.trained())
 
+    def start_here(self, names: Iterable[str]) -> None:
+        """From now on, zero in the flat vector stands for the present values of the parameters of these names."""
+        parameters = dict(self.trained())
+        self._start = {n: parameters[n].detach().clone().float().cpu() for n in names}
+
     def get_flat(self) -> Flat:
         """All trained parameters as one float32 vector, shape (d,)."""
-        return torch.cat([p.detach().flatten().float().cpu() for _, p in self.trained()]).numpy()
+        return torch.cat([self._moved(n, p.detach().float().cpu()).flatten() for n, p in self.trained()]).numpy()
+
+    def _moved(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        return value - self._start[name] if name in self._start else value
 
     def set_flat(self, flat: Flat) -> None:
         """Load a vector in the layout. Raises InputError RSD-4501 (wrong length or type, not finite)."""
@@ -66,8 +82,9 @@ class Top(nn.Module, ABC):
             )  # fmt: skip
         at = 0
         with torch.no_grad():
-            for _, p in self.trained():
-                p.copy_(torch.from_numpy(flat[at : at + p.numel()].copy()).view_as(p))
+            for name, p in self.trained():
+                value = torch.from_numpy(flat[at : at + p.numel()].copy()).view_as(p)
+                p.copy_(value + self._start[name] if name in self._start else value)
                 at += p.numel()
 
     def close_to_batches(self) -> None:

@@ -29,9 +29,10 @@ from compliance.log.store import LogStore
 from compliance.policy import check_study
 from compliance.policy_file import open_policy
 from compliance.statements import received
-from compliance.study import Study, open_study
+from compliance.study import PrivacyTerms, Study, open_study
 from compliance.study_desk import check_members, not_ended, policy_site
 from compliance.study_file import check_file
+from compliance.study_template import kinds, template
 from compliance.trust.home import OperatorHome
 from compliance.trust.root import Trust, load_anchor
 
@@ -49,12 +50,13 @@ study.add_command(withdraw)
 
 @study.command("init")
 @click.option("--out", type=FILE, default=Path("study.yaml"), show_default=True, help="The file to write.")
+@click.option("--task", type=click.Choice(kinds()), default=kinds()[0], show_default=True, help="The kind of task.")
 @command("residency.study.init/1")
-def init(out: Path) -> Result:
-    """Write a commented example: thyroid classification over four sites, with its invented papers in papers/.
+def init(out: Path, task: str) -> Result:
+    """Write a commented example for a task over four sites, with its invented papers in papers/.
 
     \b
-    Example: residency study init --out study.yaml
+    Example: residency study init --out study.yaml --task token_classification
     """
     templates = resources.files("compliance") / "templates"
     papers = [(out.parent / "papers" / p.name, p.read_bytes()) for p in (templates / "papers").iterdir()]
@@ -62,7 +64,7 @@ def init(out: Path) -> Result:
         refuse_existing(path)
     for path, data in papers:
         write_new(path, data)
-    write_new(out, (templates / "study.yaml").read_bytes())
+    write_new(out, template(task))
     return Result(
         {"file": str(out), "papers": sorted(str(p) for p, _ in papers)},
         [
@@ -222,6 +224,21 @@ def _must_be_operator(found: Study, signer: Signer) -> None:
         )
 
 
+def _unit(privacy: PrivacyTerms) -> str:
+    if privacy.unit == "record":
+        return "record"
+    return f"patient, by column {privacy.group_column}, at most {privacy.records_per_unit} records of one in a step"
+
+
+def _evaluation(found: Study) -> str:
+    terms = found.evaluation
+    if terms is None:
+        return "none"
+    cells = f"in {terms.bins} bins" if terms.bins else "by predicted class"
+    noise = f"noise of {terms.noise_multiplier_micro / 1e6:g} counts"
+    return f"once, of the final model: each site's counts {cells} with {noise}; its epsilon includes it"
+
+
 def _shown(found: Study) -> list[str]:
     privacy, training = found.privacy, found.training
     sites = [
@@ -243,9 +260,10 @@ def _shown(found: Study) -> list[str]:
         f"operator   {found.operator.name} ({found.operator.jurisdiction})",
         f"term       {found.starts} to {found.ends}, issued {found.issued}",
         f"model      {found.model.name} {found.model.sha256[:12]}, {training.rounds} rounds of {training.steps} steps",
-        f"privacy    per {privacy.unit} (add/remove), delta 1/{privacy.inverse_delta}",
+        f"privacy    per {_unit(privacy)} (add/remove one), delta 1/{privacy.inverse_delta}",
         f"           clip {privacy.clip_micro / 1e6:g}, noise pays for {privacy.spare_rounds} spare rounds",
+        f"evaluation {_evaluation(found)}",
         f"quorum     {found.quorum.sites} of {len(found.sites)} sites",
-        *table(["site", "in", "records", "q", "epsilon", "noise", "weight"], sites),
+        *table(["site", "in", f"{privacy.unit}s", "q", "epsilon", "noise", "weight"], sites),
         *table(["paper", "kind", "sha256", "expires", "covers"], papers),
     ]

@@ -33,6 +33,7 @@ Kind = Literal[
     "dataset",
     "withdrawal",
     "cancel",
+    "evaluation",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 MAX_ENCODED = 65536  # bytes

@@ -12,7 +12,11 @@ from compliance.training_spec import Frozen
 # The one set of bounds: study, event, calibration and the worker's request take theirs from here.
 LEAST_NOISE_MICRO: Final = 200_000
 MOST_NOISE_MICRO: Final = 100_000_000  # the lattice of the noise covers sigma up to 100
+MOST_EPSILON_MILLI: Final = 100_000  # beyond eps 100 a bound says nothing
 MOST_STEPS: Final = 100_000  # of all rounds of a study together
+MOST_RECORDS_PER_UNIT: Final = 1024  # of one patient in one step
+Unit = Literal["record", "patient"]  # what neighbours differ in
+UNITS: Final[tuple[Unit, ...]] = ("record", "patient")
 
 
 class PrivacyEvent(Frozen):
@@ -32,7 +36,7 @@ class PrivacyEvent(Frozen):
     sample_numerator: int = Field(ge=1, le=2**40)
     sample_denominator: int = Field(ge=1, le=2**40)
     steps: int = Field(ge=1, le=MOST_STEPS)
-    unit: Literal["record", "patient"]
+    unit: Unit
     adjacency: Literal["add_remove"] = "add_remove"
     tv_error_femto: int = Field(default=0, ge=0, le=10**15)
 

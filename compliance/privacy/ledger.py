@@ -25,7 +25,7 @@ from compliance.clock import now, rfc3339
 from compliance.errors import CheckFailed, EnvironmentFault, InputError
 from compliance.files import sync_folder
 from compliance.privacy import ledger_state as rules
-from compliance.privacy.events import PrivacyEvent
+from compliance.privacy.events import UNITS, PrivacyEvent, Unit
 from compliance.privacy.ledger_state import Balance, Charge, Limit, Plan, Reservation, SourceState
 
 _SCHEMA = """
@@ -110,26 +110,43 @@ class Ledger:
         self._write(source, "limit", lambda state: rules.decide_limit(state, wanted))
 
     def reserve(
-        self, source: str, study: str, event_template: PrivacyEvent, study_epsilon_milli: int, study_inverse_delta: int
+        self,
+        source: str,
+        study: str,
+        event_template: PrivacyEvent,
+        study_epsilon_milli: int,
+        study_inverse_delta: int,
+        units: tuple[Unit, ...] = (),
+        also: tuple[PrivacyEvent, ...] = (),
     ) -> Reservation:
-        """Hold room for a whole study, spare attempts included. Idempotent per (source, study).
+        """Hold room for a whole study, spare attempts and what it does `also` included. Idempotent per (source, study).
 
         Refused RSD-4101 with needed and left milli-eps if the filter has no room; RSD-4100 without a limit, RSD-4103
-        for the sampler's errors, RSD-4104 after release, RSD-4107 for another event, RSD-4108 for another unit. The
-        study's own claim is recorded; `accounting.check_claim` proves it beforehand.
+        for the sampler's errors, RSD-4104 after release, RSD-4107 for another event, RSD-4108 if what is held and this
+        event have no unit in common. `units`: in which the event holds, its own unless said otherwise. The study's own
+        claim is recorded; `accounting.check_claim` proves it beforehand.
         """
         _check_name(study, "study")
-        claim = (study_epsilon_milli, study_inverse_delta)
-        state = self._write(source, "reserve", lambda s: rules.decide_reserve(s, study, event_template, claim))
+        claim, holds = (study_epsilon_milli, study_inverse_delta), _holds_in(event_template, units, also)
+        state = self._write(
+            source, "reserve", lambda s: rules.decide_reserve(s, study, event_template, claim, holds, also)
+        )
         return state.reservations[study]
 
     def check(
-        self, source: str, study: str, event_template: PrivacyEvent, study_epsilon_milli: int, study_inverse_delta: int
+        self,
+        source: str,
+        study: str,
+        event_template: PrivacyEvent,
+        study_epsilon_milli: int,
+        study_inverse_delta: int,
+        units: tuple[Unit, ...] = (),
+        also: tuple[PrivacyEvent, ...] = (),
     ) -> None:
         """Raise what `reserve` would raise for these arguments; writes nothing."""
-        claim = (study_epsilon_milli, study_inverse_delta)
+        claim, holds = (study_epsilon_milli, study_inverse_delta), _holds_in(event_template, units, also)
         with self._lock:
-            rules.decide_reserve(self._read(source), study, event_template, claim)
+            rules.decide_reserve(self._read(source), study, event_template, claim, holds, also)
 
     def charge(self, source: str, study: str, round: int, attempt: int, event: PrivacyEvent) -> Charge:
         """Pay for one attempt (from 1, no gap) of one round, before its first batch is read; on disk when it returns.
@@ -162,14 +179,19 @@ class Ledger:
         """Milli-eps held: charged, and reserved by open studies."""
         return self.balance(source).held_milli
 
+    def units(self, source: str) -> tuple[Unit, ...]:
+        """The units in which `source` is accounted; all of them while nothing is held."""
+        with self._lock:
+            return self._read(source).units()
+
     def left(self, source: str) -> int:
         """Milli-eps not held; never negative."""
         return self.balance(source).left_milli
 
-    def plan(self, source: str, event: PrivacyEvent) -> Plan:
-        """What reserving `event` would take; writes nothing."""
+    def plan(self, source: str, event: PrivacyEvent, also: tuple[PrivacyEvent, ...] = ()) -> Plan:
+        """What reserving `event` and what is done `also` would take; writes nothing."""
         with self._lock:
-            return rules.plan(self._read(source), event)
+            return rules.plan(self._read(source), event, also)
 
     def holds(self, source: str, seq: int, head: str) -> bool:
         """Whether the entry `seq` of `source` is there and ends the chain at `head`."""
@@ -189,8 +211,13 @@ class Ledger:
         with self._lock:
             return self._read(source).reservations.get(study)
 
+    def reservations(self, source: str) -> tuple[Reservation, ...]:
+        """Every study that holds or held room on `source`, in the order of their reservations."""
+        with self._lock:
+            return tuple(self._read(source).reservations.values())
+
     def show(self, source: str) -> list[dict[str, str | int]]:
-        """Rows for a table, oldest first: seq, at, kind, study, round, attempt, steps, noise, rate, head."""
+        """Rows for a table, oldest first: seq, at, kind, study, round, attempt, steps, noise, rate, unit, head."""
         with self._lock, _disk(self._path):
             self._read(source)
             found = self._connection.execute(
@@ -279,7 +306,17 @@ def _row(seq: int, at: str, kind: str, body: Json, head: str) -> dict[str, str |
         row["steps"] = event["steps"]
         row["noise_multiplier_micro"] = event["noise_multiplier_micro"]
         row["rate"] = f"{event['sample_numerator']}/{event['sample_denominator']}"
+        row["unit"] = event["unit"]
     return row
+
+
+def _holds_in(event: PrivacyEvent, units: tuple[Unit, ...], also: tuple[PrivacyEvent, ...]) -> tuple[Unit, ...]:
+    """`units` in their fixed order, the event's own among them. Raises InputError RSD-4121."""
+    if any(e.unit != event.unit for e in also):
+        raise _bad("what a study does also", ", ".join(e.unit for e in also), f"per {event.unit}, as its rounds")
+    if units and event.unit not in units:
+        raise _bad("units", ", ".join(units), f"{event.unit} among them")
+    return tuple(u for u in UNITS if u in (units or (event.unit,)))
 
 
 def _check_name(name: str, what: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from compliance.canonical import Json
 from compliance.errors import InternalBug, Refused
-from compliance.privacy.events import PrivacyEvent
+from compliance.privacy.events import UNITS, PrivacyEvent, Unit
 from compliance.privacy.rdp_filter import Total, needed_milli, sampler_allowance_femto, total
 
 
@@ -27,27 +27,44 @@ class Limit:
 
 @dataclass(frozen=True)
 class Reservation:
-    """Room held for one study: its whole event, spare attempts included. `claim_*` is what the study's PLD promises."""
+    """Room held for one study: its whole `event`, spare attempts included, and what it does `also`, such as evaluate.
+
+    `claim_*` is what the study's PLD promises for all of it. `spent`: steps and sampler error charged of each event.
+    `units`: in which the events hold. On an extract in which nobody has several rows a record is a patient: both.
+    """
 
     source: str
     study: str
     event: PrivacyEvent
+    also: tuple[PrivacyEvent, ...]
+    units: tuple[Unit, ...]
     claim_epsilon_milli: int
     claim_inverse_delta: int
-    steps_charged: int
-    tv_charged_femto: int
+    spent: tuple[tuple[int, int], ...]
     released: bool
     seq: int
 
-    def charged(self) -> PrivacyEvent | None:
-        """What was charged so far, as one event; None for nothing."""
-        if not self.steps_charged:
-            return None
-        return self.event.model_copy(update={"steps": self.steps_charged, "tv_error_femto": self.tv_charged_femto})
+    @property
+    def events(self) -> tuple[PrivacyEvent, ...]:
+        """All that the study reserved."""
+        return (self.event, *self.also)
 
-    def held(self) -> PrivacyEvent | None:
+    def charged(self) -> tuple[PrivacyEvent, ...]:
+        """What was charged so far."""
+        pairs = zip(self.events, self.spent, strict=True)
+        return tuple(e.model_copy(update={"steps": n, "tv_error_femto": t}) for e, (n, t) in pairs if n)
+
+    def held(self) -> tuple[PrivacyEvent, ...]:
         """What counts against the budget: all of it while open, what was charged once released."""
-        return self.charged() if self.released else self.event
+        return self.charged() if self.released else self.events
+
+    def after(self, event: PrivacyEvent) -> Reservation | None:
+        """With `event` charged to the first reserved event of its mechanism that has room; None if none has."""
+        for i, (whole, (steps, femto)) in enumerate(zip(self.events, self.spent, strict=True)):
+            now = (steps + event.steps, femto + event.tv_error_femto)
+            if whole.same_mechanism(event) and now[0] <= whole.steps and now[1] <= whole.tv_error_femto:
+                return replace(self, spent=(*self.spent[:i], now, *self.spent[i + 1 :]))
+        return None
 
 
 @dataclass(frozen=True)
@@ -107,8 +124,12 @@ class SourceState:
 
     def total(self, *, held: bool) -> Total:
         """Filter cost of everything held (or only of everything charged)."""
-        each = (r.held() if held else r.charged() for r in self.reservations.values())
-        return total(e for e in each if e is not None)
+        return total(e for r in self.reservations.values() for e in (r.held() if held else r.charged()))
+
+    def units(self) -> tuple[Unit, ...]:
+        """The units in which everything held here is accounted; all of them while nothing is held."""
+        held = [set(r.units) for r in self.reservations.values() if r.held()]
+        return tuple(u for u in UNITS if all(u in units for units in held))
 
     def balance(self) -> Balance:
         """Raises Refused RSD-4100 for a source without a limit."""
@@ -124,14 +145,16 @@ def _apply_limit(state: SourceState, body: Json) -> None:
 
 
 def _apply_reserve(state: SourceState, body: Json) -> None:
+    also = tuple(PrivacyEvent.model_validate(e) for e in body["also"])
     state.reservations[body["study"]] = Reservation(
         source=state.source,
         study=body["study"],
         event=PrivacyEvent.model_validate(body["event"]),
+        also=also,
+        units=tuple(body["units"]),
         claim_epsilon_milli=body["claim_epsilon_milli"],
         claim_inverse_delta=body["claim_inverse_delta"],
-        steps_charged=0,
-        tv_charged_femto=0,
+        spent=((0, 0),) * (1 + len(also)),
         released=False,
         seq=state.seq,
     )
@@ -140,12 +163,10 @@ def _apply_reserve(state: SourceState, body: Json) -> None:
 def _apply_charge(state: SourceState, body: Json) -> None:
     event = PrivacyEvent.model_validate(body["event"])
     study = body["study"]
-    held = state.reservations[study]
-    state.reservations[study] = replace(
-        held,
-        steps_charged=held.steps_charged + event.steps,
-        tv_charged_femto=held.tv_charged_femto + event.tv_error_femto,
-    )
+    after = state.reservations[study].after(event)
+    if after is None:
+        raise InternalBug("RSD-4190", "the ledger holds a charge beyond its reservation", found=f"entry {state.seq}")
+    state.reservations[study] = after
     state.last_attempt[study, body["round"]] = body["attempt"]
     state.charges.append(
         Charge(state.source, study, body["round"], body["attempt"], event, seq=state.seq, head=state.head)
@@ -204,28 +225,37 @@ def decide_limit(state: SourceState, wanted: Limit) -> Json | None:
     }
 
 
-def plan(state: SourceState, event: PrivacyEvent) -> Plan:
-    """What reserving `event` would take. Raises Refused RSD-4100 without a limit."""
+def plan(state: SourceState, event: PrivacyEvent, also: tuple[PrivacyEvent, ...] = ()) -> Plan:
+    """What reserving `event` and what is done `also` would take. Raises Refused RSD-4100 without a limit."""
     balance = state.balance()
     held = state.total(held=True)
-    after = _plus(held, event)
+    after = _plus(held, event, *also)
     need = needed_milli(after, balance.inverse_delta)
     fits = need <= balance.limit_milli and after.tv_error_femto <= _allowance(state)
     return Plan(state.source, need - balance.held_milli, balance.left_milli, fits)
 
 
-def decide_reserve(state: SourceState, study: str, event: PrivacyEvent, claim: tuple[int, int]) -> Json | None:
+def decide_reserve(
+    state: SourceState,
+    study: str,
+    event: PrivacyEvent,
+    claim: tuple[int, int],
+    units: tuple[Unit, ...],
+    also: tuple[PrivacyEvent, ...] = (),
+) -> Json | None:
     """Body of the reservation; None if exactly this one stands. Refused: RSD-4100, 4101, 4103, 4104, 4107, 4108."""
     limit = required_limit(state)
     old = state.reservations.get(study)
     if old is not None:
-        _require_same(state, old, event, claim)
+        _require_same(state, old, (event, *also), claim)
         return None
-    _require_one_unit(state, event)
-    _require_room(state, study, _plus(state.total(held=True), event), limit, state.balance().held_milli)
+    _require_common_unit(state, units)
+    _require_room(state, study, _plus(state.total(held=True), event, *also), limit, state.balance().held_milli)
     return {
         "study": study,
         "event": event.model_dump(),
+        "also": [e.model_dump() for e in also],
+        "units": list(units),
         "claim_epsilon_milli": claim[0],
         "claim_inverse_delta": claim[1],
     }
@@ -258,8 +288,8 @@ def decide_release(state: SourceState, study: str) -> Json | None:
     return None if held is None or held.released else {"study": study}
 
 
-def _plus(before: Total, event: PrivacyEvent) -> Total:
-    one = total([event])
+def _plus(before: Total, *events: PrivacyEvent) -> Total:
+    one = total(events)
     nano = tuple(a + b for a, b in zip(before.nano, one.nano, strict=True))
     return Total(nano, before.tv_error_femto + one.tv_error_femto)
 
@@ -292,8 +322,11 @@ def _require_room(state: SourceState, study: str, after: Total, limit: Limit, be
         )
 
 
-def _require_same(state: SourceState, old: Reservation, event: PrivacyEvent, claim: tuple[int, int]) -> None:
-    if old.event != event or (old.claim_epsilon_milli, old.claim_inverse_delta) != claim:
+def _require_same(
+    state: SourceState, old: Reservation, events: tuple[PrivacyEvent, ...], claim: tuple[int, int]
+) -> None:
+    event = events[0]
+    if old.events != events or (old.claim_epsilon_milli, old.claim_inverse_delta) != claim:
         raise Refused(
             "RSD-4107",
             f"study {old.study} already holds another reservation on {state.source}",
@@ -313,15 +346,16 @@ def _require_same(state: SourceState, old: Reservation, event: PrivacyEvent, cla
         )
 
 
-def _require_one_unit(state: SourceState, event: PrivacyEvent) -> None:
-    units = {r.event.unit for r in state.reservations.values()}
-    if units and event.unit not in units:
+def _require_common_unit(state: SourceState, units: tuple[Unit, ...]) -> None:
+    """A record-level event says nothing of a patient with several rows, however often it is composed."""
+    common = state.units()
+    if not set(units) & set(common):
         raise Refused(
             "RSD-4108",
-            f"data source {state.source} is accounted per {units.pop()}",
-            rule="one privacy unit per data source: records and patients have no common eps",
-            found=event.unit,
-            limit="the unit of the first study",
+            f"data source {state.source} is accounted per {' and '.join(common)}",
+            rule="what was spent per record and what was spent per patient have no common eps on one data source",
+            found=f"a study per {' and '.join(units)}",
+            limit=f"a study per {' or '.join(common)}",
             next="propose the study with the source's unit",
         )
 
@@ -350,17 +384,18 @@ def _require_next_attempt(state: SourceState, study: str, round_no: int, attempt
 
 
 def _require_within(state: SourceState, held: Reservation, event: PrivacyEvent) -> None:
-    steps = held.steps_charged + event.steps
-    femto = held.tv_charged_femto + event.tv_error_femto
-    same = held.event.same_mechanism(event)
-    if same and steps <= held.event.steps and femto <= held.event.tv_error_femto:
+    if held.after(event) is not None:
         return
-    found = f"{steps} steps, sampler error {femto} femto" if same else "another noise, rate or unit"
+    pairs = zip(held.events, held.spent, strict=True)
+    whole, (steps, femto) = next((p for p in pairs if p[0].same_mechanism(event)), (None, (0, 0)))
+    steps, femto = steps + event.steps, femto + event.tv_error_femto
+    found = f"{steps} steps, sampler error {femto} femto" if whole else "another noise, rate or unit"
+    whole = whole or held.event
     raise Refused(
         "RSD-4109",
         f"study {held.study} would spend more of {state.source} than it reserved",
         rule="charges stay within the reservation",
         found=found,
-        limit=f"{held.event.steps} steps, sampler error {held.event.tv_error_femto} femto, as reserved",
+        limit=f"{whole.steps} steps, sampler error {whole.tv_error_femto} femto, as reserved",
         next="end the study's run; what is left needs a new study",
     )

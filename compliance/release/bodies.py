@@ -20,7 +20,7 @@ from compliance.training_spec import Frozen
 from compliance.trust.root import NAME
 from compliance.validation import load_model
 
-AGGREGATE, UPDATE = "aggregate", ("dp_update", "masked_update")
+AGGREGATE, METRIC, UPDATE = "aggregate", "metric", ("dp_update", "masked_update")
 B = TypeVar("B", bound="Body")
 
 
@@ -47,13 +47,17 @@ class ReservationBody(Body):
     study_epsilon_milli: int = Field(ge=1)
     inverse_delta: int = Field(ge=1)
     event: PrivacyEvent
+    also: tuple[PrivacyEvent, ...] = ()
 
 
 class ChargeBody(Body):
-    """`charge`: one attempt paid for; `seq` and `head` are the ledger's, so that a ledger cannot be rolled back."""
+    """`charge`: one attempt paid for; `seq` and `head` are the ledger's, so that a ledger cannot be rolled back.
+
+    `base_sha256` is of the model that is trained from; in round 0, the evaluation, of the model that is evaluated.
+    """
 
     source: str
-    round: int = Field(ge=1)
+    round: int = Field(ge=0)
     attempt: int = Field(ge=1)
     event: PrivacyEvent
     seq: int = Field(ge=1)
@@ -70,15 +74,23 @@ class CommitBody(Body):
     conformance: dict[str, bool]
 
 
+class EvaluationBody(Body):
+    """`evaluation`: a site's signed histogram is on disk; or the operator fixed the signed record of the evaluation."""
+
+    digest: str = Field(pattern=SHA256)
+    model_sha256: str = Field(pattern=SHA256)
+
+
 class TransferBody(Body):
     """`transfer`: these bytes were let go to `recipient` by the decision at index `decision` of the same log.
 
-    For the operator's aggregates `round` is the round that starts with these bytes, and `attempt` is 1.
+    For the operator's aggregates `round` is the round that starts with these bytes, and `attempt` is 1; the model that
+    is evaluated is sent as that of the round after the last. A site's histogram (artifact `metric`) is of round 0.
     """
 
     artifact: str
     recipient: str = Field(pattern=NAME)
-    round: int = Field(ge=1)
+    round: int = Field(ge=0)
     attempt: int = Field(ge=1)
     sha256: str = Field(pattern=SHA256)
     decision: int = Field(ge=0)

@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from compliance.canonical import Json, canonical, parse_canonical, parse_json, sha256_hex
 from compliance.clock import parse_time
 from compliance.errors import InputError, Refused
+from compliance.evaluation.record import FILE, FOLDER
 from compliance.identity import Signer, parse_envelope, seal
 from compliance.release import manifest as manifests
 from compliance.release.card import CARD_FILE, card
 from compliance.release.case import Contents
-from compliance.release.model_files import ADAPTER_FILE, HEAD_FILE
+from compliance.release.model_files import WEIGHTS
 from compliance.release.verify_model import released
 from compliance.release.verify_privacy import claims
 from compliance.trust.root import NAME, Anchor
@@ -68,6 +69,7 @@ def build_bundle(run: Mapping[str, bytes], operator: Signer, anchor: Anchor) -> 
     for signed in contents.rosters[-contents.study.aggregation.average_last_rounds :]:
         path = f"snapshots/round-{signed.roster.round:03d}.f32"
         files[path] = contents.file(path)
+    files |= _evaluation(contents)
     files["privacy.json"] = canonical(claims(contents)) + b"\n"
     files |= released(contents)
     files[CARD_FILE] = card(Contents(files))
@@ -97,6 +99,15 @@ def _packs(contents: Contents) -> dict[str, bytes]:
     """Only the packs that decisions name."""
     named = {d for m in contents.logs for _, x in contents.decisions(m) for d in x.decision.packs.values()}
     return {f"packs/{name}": data for name, data in contents.under("packs").items() if sha256_hex(data) in named}
+
+
+def _evaluation(contents: Contents) -> dict[str, bytes]:
+    """The record, and the sites' signed counts if its figures are published."""
+    if contents.evaluation is None:
+        return {}
+    record, files = contents.evaluation[0], {FILE: contents.file(FILE)}
+    paths = [f"{FOLDER}/{site}.json" for site in record.contributed if record.figures is not None]
+    return files | {path: contents.file(path) for path in paths}
 
 
 def _finished(contents: Contents) -> _Result:
@@ -129,4 +140,4 @@ def _statement(contents: Contents, files: Mapping[str, bytes], anchor: Anchor, r
 
 def model_digest(files: Mapping[str, bytes]) -> str:
     """One digest for the model's weights: SHA-256 over the digests of its files, adapters first."""
-    return sha256_hex(b"".join(sha256_hex(files[p]).encode() for p in (ADAPTER_FILE, HEAD_FILE) if p in files))
+    return sha256_hex(b"".join(sha256_hex(files[p]).encode() for p in WEIGHTS if p in files))

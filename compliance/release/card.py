@@ -6,11 +6,19 @@ import json
 from collections.abc import Sequence
 
 from compliance.release.case import Contents
-from compliance.release.model_files import LORA_B
+from compliance.release.model_files import DIFFERENCE_FILE, NETWORK_FILE, LayoutFile
 from compliance.release.verify_decisions import denial_rules
 from compliance.roster import RosterRow
+from compliance.task_spec import TaskSpec, labels_of
 
 CARD_FILE = "model/README.md"
+_PIPELINES = {
+    "sequence_classification": "text-classification",
+    "token_classification": "token-classification",
+    "causal_lm": "text-generation",
+    "image_classification": "image-classification",
+    "tabular": "tabular-classification",
+}
 
 
 def card(contents: Contents) -> bytes:
@@ -18,17 +26,17 @@ def card(contents: Contents) -> bytes:
 
     It says what the evidence shows and what is not known; it never says that a law is complied with.
     """
-    parts = (_front_matter(contents), _heading(contents), _sites(contents), _privacy(contents), _law(contents))
-    return ("\n".join((*parts, _limits(contents))) + "\n").encode()
+    parts = (_front_matter(contents), _heading(contents), _sites(contents), _privacy(contents))
+    return ("\n".join((*parts, *_evaluation(contents), _law(contents), _limits(contents))) + "\n").encode()
 
 
 def _front_matter(contents: Contents) -> str:
     study = contents.study
     lines = [
         "---",
-        f"base_model: {json.dumps(study.model.name)}",
+        *([] if study.model.built_in else [f"base_model: {json.dumps(study.model.name)}"]),
         "library_name: peft" if study.model.adapters else "library_name: safetensors",
-        "pipeline_tag: text-classification",
+        f"pipeline_tag: {_PIPELINES[study.task.kind]}",
         "tags:",
         "- federated-learning",
         "- differential-privacy",
@@ -40,7 +48,6 @@ def _front_matter(contents: Contents) -> str:
 
 def _heading(contents: Contents) -> str:
     study = contents.study
-    adapters = sum(e.size for e in contents.layout.entries if e.name.endswith(LORA_B))
     last = study.aggregation.average_last_rounds
     what = (
         "the global model after the last round" if last == 1 else f"the mean of the globals of the last {last} rounds"
@@ -50,10 +57,9 @@ def _heading(contents: Contents) -> str:
         "",
         _plain(study.description),
         "",
-        f"- Task: {study.task.kind.replace('_', ' ')} into {', '.join(_plain(x) for x in study.task.labels)}",
+        f"- Task: {_task(study.task)}",
         f"- Purpose named in the study: {study.purpose.replace('_', ' ')}",
-        f"- Base model: {_plain(study.model.name)} (folder digest `{study.model.sha256}`), frozen",
-        f"- Trained: {contents.layout.size - adapters} parameters of a linear head, {adapters} of LoRA adapters",
+        *_model(contents),
         f"- Training: {study.training.rounds} rounds of {study.training.steps} noisy steps, {study.aggregation.rule}",
         f"- Released: {what}",
         f"- Study digest: `{contents.study_digest}`; run `{contents.rosters[0].roster.run}`",
@@ -61,6 +67,28 @@ def _heading(contents: Contents) -> str:
         "- Check it: `residency verify BUNDLE --trust trust.json`, with a trust file from another source than this",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _model(contents: Contents) -> list[str]:
+    model, layout = contents.study.model, contents.layout
+    if model.built_in:
+        name = f"{_plain(model.name)}, {model.built_in.kind.replace('_', ' ')} (digest of its description"
+        return [f"- Model: {name} `{model.sha256}`)", f"- Trained: all its {layout.size} parameters (`{NETWORK_FILE}`)"]
+    base = f"- Base model: {_plain(model.name)} (folder digest `{model.sha256}`), frozen"
+    return [base, f"- Trained: {_trained(layout)}"]
+
+
+def _task(task: TaskSpec) -> str:
+    labels = ", ".join(_plain(x) for x in labels_of(task))
+    return task.kind.replace("_", " ") + (f" into {labels}" if labels else "")
+
+
+def _trained(layout: LayoutFile) -> str:
+    adapters, whole = sum(e.size for e in layout.lora), sum(e.size for e in layout.whole)
+    text = f"{layout.size - adapters - whole} parameters of a linear head, {adapters} of LoRA adapters"
+    if not whole:
+        return text
+    return f"{text}, {whole} of whole layers (`{DIFFERENCE_FILE}`: to be added to the base model's tensors)"
 
 
 def _sites(contents: Contents) -> str:
@@ -99,8 +127,53 @@ def _privacy(contents: Contents) -> str:
     ]
     if claims.unit == "record":
         lines.append("- A patient with several records is protected less: the bound is per record.")
+    else:
+        privacy = contents.study.privacy
+        column = _plain(privacy.group_column or "")
+        lines.append(f"- A patient is all rows of a site with one value in the column {column}; in a step at most")
+        lines.append(f"  {privacy.records_per_unit} of them count in a step, and they make one clipped gradient.")
     table = _table(("Site", "eps spent", "eps allowed by the study", "Charged attempts"), rows)
-    return "\n".join(lines) + f"\n\n{table}"
+    return "\n".join(lines) + f"\n\n{table}\n{_overlap(contents)}"
+
+
+def _overlap(contents: Contents) -> str:
+    """The sites' populations may overlap: nobody has compared them."""
+    claims = contents.claims
+    if not claims.overlap:
+        return ""
+    rows = [
+        (str(row.sites), "no finite bound" if row.epsilon_milli is None else f"{row.epsilon_milli / 1000:.3f}")
+        for row in claims.overlap
+    ]
+    head = (
+        f"The sites have not compared their patients. For a {claims.unit} that several of them hold, the events of\n"
+        "those sites compose; the bound is that of the sites for which it is largest, at the same delta.\n"
+    )
+    return f"{head}\n{_table((f'Sites that hold the {claims.unit}', 'eps'), rows)}"
+
+
+def _evaluation(contents: Contents) -> tuple[str, ...]:
+    """Nothing without an evaluation."""
+    terms, found = contents.study.evaluation, contents.evaluation
+    if terms is None or found is None:
+        return ()
+    record, unit = found[0], contents.study.privacy.unit
+    given = ", ".join(record.contributed) or "no site"
+    if record.figures is None:
+        text = f"Nothing is published: {given} took part, and the study asks for {contents.study.quorum.sites} sites."
+        return (f"## Evaluation\n\n{text}\n",)
+    lines = [
+        "## Evaluation",
+        "",
+        f"Of this model on the sites' own records, THOSE THAT IT WAS TRAINED ON AMONG THEM, by {given}. One count a",
+        f"{unit}; each site added Gaussian noise of {terms.noise_multiplier_micro / 1e6:g} counts to every cell, and",
+        "the eps above includes it. Intervals are of 95 %, for the noise and for the sampling of the records together.",
+    ]
+    if terms.bins:
+        lines.append(f"Scores were counted in {terms.bins} bins; AUROC, AUPRC and calibration are of the binned score.")
+    rows = [(f.name.replace("_", " "), _plain(f.label), *f.texts()) for f in record.figures]
+    table = _table(("Figure", "Class", "Value", "95 % interval"), rows)
+    return ("\n".join(lines) + f"\n\n{table}",)
 
 
 def _law(contents: Contents) -> str:
@@ -125,7 +198,7 @@ def _limits(contents: Contents) -> str:
     lines = [
         "## Limitations",
         "",
-        "- No accuracy is stated here: nothing in the evidence measures it.",
+        "- " + _measured(contents),
         "- Not a medical device; not assessed for clinical use, for bias, or for other hospitals' patients.",
         "- The operator saw every site's noised update: aggregation is not masked in this version.",
         "- What sites assert and nobody can check from outside: that the events describe what was run, the record",
@@ -134,6 +207,12 @@ def _limits(contents: Contents) -> str:
     if any(row.outcome != "contributed" for r in contents.rosters for row in r.roster.rows):
         lines.append("- Not every site contributed in every round: see the table of sites.")
     return "\n".join(lines)
+
+
+def _measured(contents: Contents) -> str:
+    if contents.study.evaluation is None:
+        return "No accuracy is stated here: nothing in the evidence measures it."
+    return "The evaluation is of records that the model was trained on; it says nothing of other hospitals' patients."
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -14,10 +14,13 @@ from pydantic import BaseModel, Field
 from compliance.canonical import b64decode, canonical, parse_canonical, parse_json
 from compliance.clock import parse_time
 from compliance.errors import CheckFailed, InputError, ResidencyError
+from compliance.evaluation.record import FILE, EvaluationRecord
+from compliance.evaluation.record import SCHEMA as EVALUATION_SCHEMA
 from compliance.identity import Envelope, media_type, parse_envelope
 from compliance.law.pack import Pack, load_pack
 from compliance.log.entry import Entry, decode
 from compliance.log.evidence import LogEvidence
+from compliance.privacy.events import Unit
 from compliance.release import bodies
 from compliance.release import manifest as manifests
 from compliance.release.model_files import LayoutFile
@@ -41,15 +44,23 @@ class SiteEpsilon(Frozen):
     charges: int = Field(ge=0)
 
 
+class OverlapEpsilon(Frozen):
+    """For one unit that is present at `sites` of the sites, whichever they are; None: no finite eps at this delta."""
+
+    sites: int = Field(ge=2)
+    epsilon_milli: int | None = Field(ge=0)
+
+
 class PrivacyClaims(Frozen):
-    """privacy.json: the claimed upper bound per site, and what computed it."""
+    """privacy.json: the claimed upper bound per site, for units that several sites hold, and what computed it."""
 
     schema_: Literal["residency.privacy/1"] = Field(alias="schema")
-    unit: Literal["record", "patient"]
+    unit: Unit
     adjacency: Literal["add_remove"]
     inverse_delta: int = Field(ge=1)
     accountant: str = Field(pattern=r"^[a-zA-Z0-9 ._()+-]{1,100}$")
     sites: tuple[SiteEpsilon, ...]
+    overlap: tuple[OverlapEpsilon, ...]
 
 
 @dataclass(frozen=True)
@@ -152,6 +163,14 @@ class Contents:
                     raise InputError("RSD-9041", f"{path} is of another round", found=roster.round, limit=name)
                 out.append(SignedRoster(path, roster, envelope))
         return tuple(sorted(out, key=lambda r: r.roster.round))
+
+    @cached_property
+    def evaluation(self) -> tuple[EvaluationRecord, Envelope] | None:
+        """The record of the evaluation, unverified; None if the bundle has none."""
+        if FILE not in self.files:
+            return None
+        with _part("RSD-9015"):
+            return self._statement(FILE, EVALUATION_SCHEMA, EvaluationRecord)
 
     @cached_property
     def contributing(self) -> tuple[str, ...]:

@@ -21,8 +21,8 @@ ALLOWED = re.compile(
     rf"|answers/{_NAME}\.(advice|approval|refusal)\.json"
     rf"|packs/{_NAME}(\.[0-9a-f]{{12}})?\.yaml"
     r"|rosters/round-[0-9]{3,4}\.json|snapshots/round-[0-9]{3,4}\.f32"
-    rf"|evidence/{_NAME}\.json"
-    r"|model/(adapter_model\.safetensors|adapter_config\.json|head\.safetensors|README\.md)"
+    rf"|evidence/{_NAME}\.json|evaluation\.json|histograms/{_NAME}\.json"
+    r"|model/((adapter_model|head|difference|network)\.safetensors|(adapter_config|network)\.json|README\.md)"
 )
 
 

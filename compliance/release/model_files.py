@@ -13,21 +13,28 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from compliance.adapter_init import frozen_a
+from compliance.built_in import shapes_of, start_of
 from compliance.canonical import Json, canonical, sha256_hex
 from compliance.errors import InputError
 from compliance.study import Study
-from compliance.training_spec import Adapters, Frozen
+from compliance.task_spec import Tabular, labels_of
+from compliance.training_spec import Adapters, BuiltIn, Frozen
 
 Float32 = npt.NDArray[np.float32]
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 HEAD = ("head.weight", "head.bias")
-HEAD_FILE, ADAPTER_FILE, CONFIG_FILE = (
+HEAD_FILE, ADAPTER_FILE, CONFIG_FILE, DIFFERENCE_FILE = (
     "model/head.safetensors",
     "model/adapter_model.safetensors",
     "model/adapter_config.json",
+    "model/difference.safetensors",  # of tensors of the base model: to be added to them
 )
+NETWORK_FILE, NETWORK_CONFIG = "model/network.safetensors", "model/network.json"  # a built-in model, whole
+WEIGHTS = (ADAPTER_FILE, HEAD_FILE, DIFFERENCE_FILE, NETWORK_FILE)
 _PEFT_PREFIX = "base_model.model."
-_LAYER = re.compile(r"\.layer\.([0-9]{1,4})\.")
+_LAYER = re.compile(r"\.(?:layer|h|layers)\.([0-9]{1,4})\.")
+_BLOCK = re.compile(r"(?:[a-z]+\.)?(?:layer|h|stages\.[0-9]{1,4}\.layers|layers)\.[0-9]{1,4}\.")
+_GPT2 = re.compile(r"(?:transformer\.)?h\.[0-9]")  # its linear layers hold their weights transposed
 _MAX_PARAMETERS = 2**28
 _RULE = "residency.layout/1"
 
@@ -36,7 +43,7 @@ class LayoutEntry(Frozen):
     """One trained tensor. `a_width`: for a LoRA B, the width of the frozen A that it belongs to."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")
-    shape: tuple[int, ...] = Field(min_length=1, max_length=2)
+    shape: tuple[int, ...] = Field(min_length=1, max_length=4)
     a_width: int | None = Field(default=None, ge=1, le=2**20)
 
     @property
@@ -46,27 +53,40 @@ class LayoutEntry(Frozen):
 
 
 class LayoutFile(Frozen):
-    """layout.json: what lies where in a flat snapshot. Head first, then B's by their peft names."""
+    """layout.json: what lies where in a flat snapshot.
+
+    Head first, if the task has one; then LoRA B's by their peft names; then, where layers are trained whole, their
+    tensors by the names of the base model, as differences from it.
+    """
 
     schema_: Literal["residency.layout/1"] = Field(alias="schema")
-    entries: tuple[LayoutEntry, ...] = Field(min_length=2, max_length=1000)
+    entries: tuple[LayoutEntry, ...] = Field(min_length=1, max_length=1000)
 
     @model_validator(mode="after")
     def _coherent(self) -> LayoutFile:
-        names = [e.name for e in self.entries]
-        if len(set(names)) != len(names) or not set(HEAD) <= set(names):
-            raise ValueError("a tensor stands twice, or the head is missing")
+        if len({e.name for e in self.entries}) != len(self.entries):
+            raise ValueError("a tensor stands twice")
         if any(n < 1 for e in self.entries for n in e.shape) or self.size > _MAX_PARAMETERS:
             raise ValueError(f"a dimension is below 1, or there are more than {_MAX_PARAMETERS} parameters")
         for e in self.entries:
-            if e.name not in HEAD and (not e.name.endswith(LORA_B) or len(e.shape) != 2 or e.a_width is None):
-                raise ValueError(f"{e.name} is neither the head nor a LoRA B with its a_width")
+            if e.name.endswith(LORA_B) != (e.a_width is not None) or (e.a_width is not None and len(e.shape) != 2):
+                raise ValueError(f"{e.name}: a LoRA B has two dimensions and an a_width, and nothing else has one")
         return self
 
     @property
     def size(self) -> int:
         """Number of trained parameters."""
         return sum(e.size for e in self.entries)
+
+    @property
+    def lora(self) -> tuple[LayoutEntry, ...]:
+        """The LoRA B's."""
+        return tuple(e for e in self.entries if e.name.endswith(LORA_B))
+
+    @property
+    def whole(self) -> tuple[LayoutEntry, ...]:
+        """The tensors of layers that are trained whole."""
+        return tuple(e for e in self.entries if not e.name.endswith(LORA_B) and e.name not in HEAD)
 
     @property
     def digest(self) -> str:
@@ -88,25 +108,43 @@ def _targeted(module: str, targets: tuple[str, ...]) -> bool:
 
 
 def check_layout(layout: LayoutFile, study: Study) -> None:
-    """The layout is of this study's model: head by the labels, B's by rank and targets. Raises InputError RSD-9042."""
-    shapes = {e.name: e.shape for e in layout.entries}
-    if tuple(shapes)[: len(HEAD)] != HEAD:
-        raise _bad("the head does not come first", tuple(shapes)[: len(HEAD)], HEAD)
-    labels = len(study.task.labels)
-    if shapes["head.bias"] != (labels,) or len(shapes["head.weight"]) != 2 or shapes["head.weight"][0] != labels:
-        raise _bad("the head does not have a row per label", shapes["head.weight"], f"({labels}, width)")
+    """The layout is of this study's model. Raises InputError RSD-9042.
+
+    Head by the labels, none for a task without labels; B's by rank and targets; whole layers as many as the study says;
+    a built-in model's names, shapes and order follow from the study alone.
+    """
+    if study.model.built_in:
+        wanted = shapes_of(study.model.built_in, *_ends(study))
+        if {e.name: e.shape for e in layout.entries} != wanted or tuple(e.name for e in layout.entries) != (*wanted,):
+            raise _bad("the layout is not that of the built-in model", [e.name for e in layout.entries], [*wanted])
+        return
+    _check_head(layout, study)
     adapters = study.model.adapters
-    lora = [e for e in layout.entries if e.name.endswith(LORA_B)]
-    if bool(lora) != (adapters is not None):
-        raise _bad("adapters in the layout and in the study differ", len(lora), adapters)
-    for e in lora if adapters else ():
+    if bool(layout.lora) != (adapters is not None):
+        raise _bad("adapters in the layout and in the study differ", len(layout.lora), adapters)
+    for e in layout.lora if adapters else ():
         if adapters is None or e.shape[1] != adapters.rank or not _targeted(_module(e.name), adapters.targets):
             raise _bad(f"{e.name} is not of the study's adapters", e.shape, adapters)
     if adapters is not None:
-        _check_layers(lora, adapters)
+        _check_layers(layout.lora, adapters)
+    blocks = {found.group() if (found := _BLOCK.match(e.name)) else e.name for e in layout.whole}
+    if len(blocks) != study.model.whole_layers or not all(_BLOCK.fullmatch(b) for b in blocks):
+        limit = f"{study.model.whole_layers} layers"
+        raise _bad("the layers trained whole are not those of the study", sorted(blocks), limit)
 
 
-def _check_layers(lora: list[LayoutEntry], adapters: Adapters) -> None:
+def _check_head(layout: LayoutFile, study: Study) -> None:
+    labels, wanted = len(labels_of(study.task)), HEAD if labels_of(study.task) else ()
+    shapes = {e.name: e.shape for e in layout.entries}
+    if tuple(shapes)[: len(wanted)] != wanted:
+        raise _bad("the head does not come first", tuple(shapes)[: len(wanted)], wanted)
+    if not wanted and set(HEAD) & set(shapes):
+        raise _bad("the task has no head", sorted(set(HEAD) & set(shapes)), "no head")
+    if wanted and (shapes[HEAD[1]] != (labels,) or len(shapes[HEAD[0]]) != 2 or shapes[HEAD[0]][0] != labels):
+        raise _bad("the head does not have a row per label", shapes[HEAD[0]], f"({labels}, width)")
+
+
+def _check_layers(lora: tuple[LayoutEntry, ...], adapters: Adapters) -> None:
     """As many layers as the study says, one after the other, each with the same modules.
 
     Which of the model's layers they are the names alone cannot tell; the sites' `join` entries hold the whole layout.
@@ -149,18 +187,42 @@ def released_mean(globals_: Sequence[Float32]) -> Float32:
 def model_files(study: Study, layout: LayoutFile, flat: Float32) -> dict[str, bytes]:
     """Path in the bundle -> bytes, one sequence of bytes for one model."""
     tensors = layout.split(flat)
-    files = {HEAD_FILE: safetensors_bytes({name: tensors[name] for name in HEAD})}
+    if study.model.built_in:
+        return _network(study, study.model.built_in, tensors)
+    files = {}
+    if labels_of(study.task):
+        files[HEAD_FILE] = safetensors_bytes({name: tensors[name] for name in HEAD})
+    if layout.whole:
+        files[DIFFERENCE_FILE] = safetensors_bytes({e.name: tensors[e.name] for e in layout.whole})
     adapters = study.model.adapters
     if adapters is not None:
         lora: dict[str, Float32] = {}
-        for e in layout.entries:
-            if e.name.endswith(LORA_B) and e.a_width is not None:
-                base = e.name.removesuffix(LORA_B)
-                lora[e.name] = tensors[e.name]
-                lora[base + LORA_A] = frozen_a(adapters.init_seed, base, adapters.rank, e.a_width)
+        for e in layout.lora:
+            base = e.name.removesuffix(LORA_B)
+            lora[e.name] = tensors[e.name]
+            lora[base + LORA_A] = frozen_a(adapters.init_seed, base, adapters.rank, e.a_width or 1)
         files[ADAPTER_FILE] = safetensors_bytes(lora)
         files[CONFIG_FILE] = _adapter_config(study, adapters, [_module(n) for n in lora if n.endswith(LORA_B)])
     return files
+
+
+def _ends(study: Study) -> tuple[int, int]:
+    """Width of a record and number of classes of a study with a built-in model."""
+    return (len(study.task.cells) if isinstance(study.task, Tabular) else 0), len(labels_of(study.task))
+
+
+def _network(study: Study, model: BuiltIn, tensors: dict[str, Float32]) -> dict[str, bytes]:
+    """The trained values themselves, where each began plus how far it moved, and what the network and its cells are."""
+    whole = {name: start_of(model, name, moved.shape) + moved for name, moved in tensors.items()}
+    config: dict[str, Json] = {
+        "built_in": model.model_dump(mode="json"),
+        "feature_norm_milli": study.model.feature_norm_milli,
+        "task": study.task.model_dump(mode="json"),
+    }
+    if isinstance(study.task, Tabular):
+        config["cells"] = list(study.task.cells)
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=True).encode() + b"\n"
+    return {NETWORK_FILE: safetensors_bytes(whole), NETWORK_CONFIG: text}
 
 
 def safetensors_bytes(tensors: dict[str, Float32]) -> bytes:
@@ -185,14 +247,14 @@ def _adapter_config(study: Study, adapters: Adapters, modules: list[str]) -> byt
     alpha = adapters.scale_milli * adapters.rank / 1000
     config = {
         "peft_type": "LORA",
-        "task_type": None,
+        "task_type": "CAUSAL_LM" if study.task.kind == "causal_lm" else None,
         "base_model_name_or_path": study.model.name,
         "inference_mode": True,
         "r": adapters.rank,
         "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": any(_GPT2.match(m) for m in modules),
         "target_modules": sorted(modules),
     }
     return json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"

@@ -38,6 +38,7 @@ STEPS = (
         13, "RSD-9013", "model", "the released model is the mean of the last globals, in the layout that sites logged"
     ),
     Step(14, "RSD-9014", "card", "the model card follows from the evidence, byte for byte"),
+    Step(15, "RSD-9015", "evaluation", "the figures follow from the noised counts that the sites signed, each charged"),
 )
 NOT_COVERED = (
     "whether training the model, or any transfer, was lawful: the law packs are a reading, and say who reviewed them",

@@ -16,9 +16,9 @@
     what other members logged as cosigned is a prefix; every entry that a roster names is there, with its leaf hash.
     Each contributing site joined this run; the manifest bears the time of the last entry, none is of the future.
  8. rosters: rounds 1 to the last without a gap, in term, signed by the operator and by the agent of every
-    contributing site, a row for every site of the study; the digest of each base is that of the result before, and
-    those of the last results are those of the snapshots. The operator closed the study with these rosters; each
-    contributing site logged them where it contributed, and no others; keys were valid then too.
+    contributing site, a row for every site of the study, the study's privacy unit; the digest of each base is that of
+    the result before, and those of the last results are those of the snapshots. The operator closed the study with
+    these rosters; each contributing site logged them where it contributed, and no others; keys were valid then too.
  9. order: in each site's log approval < charge < commit < transfer and decision < transfer, for one round and attempt
     and one digest; one charge per attempt; no site's log holds a commit or transfer that a roster leaves out, that was
     not charged, or whose noise did not pass its checks. The operator sent each base to the roster's recipients. Study,
@@ -29,10 +29,15 @@
 11. denials: whom a signed refusal or a shown decision denies the model is a recipient in no round, and no shown log
     records a transfer to it, whatever the rosters call it.
 12. privacy: each charge is of the study's noise, sampling rate and steps, within the reservation; eps over all charges
-    of the study, failed attempts included, equals privacy.json and is at most the study's.
+    of the study, failed attempts included, equals privacy.json and is at most the study's; so does the eps of a unit
+    that k of the sites hold, composed of the same charges.
 13. model: the layout is the one with which each contributing site joined; files equal, byte for byte, those made from
     the mean of the last snapshots; all values finite.
 14. card: the model card equals, byte for byte, the one made from the evidence.
+15. evaluation: there is one exactly if the study asks for it. Its record is signed and logged by the operator, is of
+    the released model, and has a row for every site; each site in the sum signed its noised counts, charged, logged,
+    decided and sent them once, with one digest; no shown log holds counts that the record leaves out without a reason;
+    the figures and their intervals, derived again from the signed counts, are the record's, and none below the quorum.
 
 Whatever is malformed inside the bundle makes its step false (exit 1). Keys are judged at the time of what they signed
 and at that of the entry that records it; the trust file's expiry at the time of judging. Files are read before
@@ -48,7 +53,15 @@ from compliance.canonical import Json
 from compliance.clock import rfc3339
 from compliance.errors import CheckFailed, NoTrustAnchor, ResidencyError
 from compliance.release import manifest as manifests
-from compliance.release import verify_decisions, verify_logs, verify_model, verify_privacy, verify_rounds, verify_signed
+from compliance.release import (
+    verify_decisions,
+    verify_evaluation,
+    verify_logs,
+    verify_model,
+    verify_privacy,
+    verify_rounds,
+    verify_signed,
+)
 from compliance.release.case import Contents, Context
 from compliance.release.report import STEPS, Found, Report, Step, StepResult, step_error
 from compliance.trust.root import Anchor
@@ -68,6 +81,7 @@ _CHECKS: tuple[Callable[[Contents, Context], Found], ...] = (
     verify_privacy.privacy,
     verify_model.model,
     verify_model.model_card,
+    verify_evaluation.evaluation,
 )
 
 

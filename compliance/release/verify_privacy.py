@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from importlib.metadata import version
 
 from compliance.canonical import Json
 from compliance.errors import CheckFailed
 from compliance.log.entry import Entry
 from compliance.privacy.accounting import epsilon
+from compliance.privacy.events import PrivacyEvent
+from compliance.privacy.overlap import epsilon_at_sites
 from compliance.release import bodies
-from compliance.release.case import Contents, Context, SiteEpsilon
+from compliance.release.case import Contents, Context, OverlapEpsilon, SiteEpsilon
 from compliance.release.report import Found
 from compliance.study import SiteTerms
+from compliance.study_event import EVALUATION_ROUND, also_done, study_event
 
 Charges = list[tuple[Entry, bodies.ChargeBody]]
 
@@ -34,7 +36,15 @@ def claims(contents: Contents) -> dict[str, Json]:
         "inverse_delta": inverse_delta,
         "accountant": f"dp-accounting {version('dp-accounting')} PLD (pessimistic)",
         "sites": rows,
+        "overlap": [row.model_dump(mode="json") for row in overlap(contents)],
     }
+
+
+def overlap(contents: Contents) -> tuple[OverlapEpsilon, ...]:
+    """What the study cost a unit that k of the sites hold, k = 2 to their number, from all charges shown."""
+    spent = [tuple(c.event for _, c in charged(contents, s.name)) for s in contents.study.sites]
+    found = epsilon_at_sites(spent, contents.study.privacy.inverse_delta)
+    return tuple(OverlapEpsilon(sites=k, epsilon_milli=milli) for k, milli in enumerate(found, 2))
 
 
 def charged(contents: Contents, site: str) -> Charges:
@@ -69,8 +79,21 @@ def privacy(contents: Contents, context: Context) -> Found:
             raise _false(message, found=claim.model_dump_json(), limit=wanted.model_dump_json())
         lines.append(f"{terms.name}: eps {total / 1000:.3f} of {terms.epsilon_milli / 1000:.3f} per {claimed.unit} "
                      f"at delta 1/{study.privacy.inverse_delta}, {len(charges)} charges before its close")  # fmt: skip
+    together = overlap(contents)
+    if claimed.overlap != together:
+        message = "privacy.json: the eps of a unit that several sites hold is not what their charges add up to"
+        raise _false(message, found=_milli(claimed.overlap), limit=_milli(together))
+    lines += [f"a {claimed.unit} that {row.sites} sites hold: eps {_plain(row)}" for row in together]
     text = "that the charged events describe what was run, and that its declared record count holds"
     return Found(tuple(lines), tuple((s.name, text) for s in shown))
+
+
+def _milli(rows: tuple[OverlapEpsilon, ...]) -> list[int | None]:
+    return [row.epsilon_milli for row in rows]
+
+
+def _plain(row: OverlapEpsilon) -> str:
+    return "without a finite bound" if row.epsilon_milli is None else f"{row.epsilon_milli / 1000:.3f}"
 
 
 def _check_charges(contents: Contents, terms: SiteTerms, charges: Charges) -> None:
@@ -78,20 +101,36 @@ def _check_charges(contents: Contents, terms: SiteTerms, charges: Charges) -> No
     reserved = contents.bodies(terms.name, "reservation", bodies.ReservationBody)
     for entry, charge in charges:
         event, where = charge.event, log.where(entry)
+        wanted = _wanted(contents, terms, charge, where)
         for what, found, limit in (
-            ("noise multiplier", event.noise_multiplier_micro, terms.noise_multiplier_micro),
-            ("sampling rate", event.rate, Fraction(terms.batch, terms.records_public)),
-            ("unit", event.unit, contents.study.privacy.unit),
-            ("steps", event.steps, contents.study.training.steps),
+            ("noise multiplier", event.noise_multiplier_micro, wanted.noise_multiplier_micro),
+            ("sampling rate", event.rate, wanted.rate),
+            ("unit", event.unit, wanted.unit),
+            ("steps", event.steps, wanted.steps),
         ):
             if found != limit:
                 raise _false(f"{where}: the {what} is not the study's", found=found, limit=limit)
         room = [b for e, b in reserved if e.index < entry.index and b.source == charge.source]
         if not room:
             raise _false(f"{where}: no reservation stands before it", found="no reservation", limit=charge.source)
-        if sum(c.event.steps for _, c in charges if c.source == charge.source) > room[-1].event.steps:
+        if room[-1].also != also_done(contents.study):
+            message = f"{where}: its reservation is not of the study's evaluation"
+            raise _false(message, found=len(room[-1].also), limit="as the study says")
+        same = [c for _, c in charges if c.source == charge.source and c.round != EVALUATION_ROUND]
+        if sum(c.event.steps for c in same) > room[-1].event.steps:
             raise _false(f"{where}: charges beyond the reservation", found=len(charges), limit=room[-1].event.steps)
     _check_sequence(contents, terms.name, charges)
+
+
+def _wanted(contents: Contents, terms: SiteTerms, charge: bodies.ChargeBody, where: str) -> PrivacyEvent:
+    """What the study does in that round; in round 0, once, its evaluation."""
+    if charge.round != EVALUATION_ROUND:
+        return study_event(contents.study, terms, 1)
+    events = also_done(contents.study)
+    if len(events) != 1 or charge.attempt != 1:
+        message = f"{where}: the study is not evaluated, or not evaluated again"
+        raise _false(message, found=f"attempt {charge.attempt}", limit=f"{len(events)} evaluations")
+    return events[0]
 
 
 def _check_sequence(contents: Contents, site: str, charges: Charges) -> None:

@@ -62,6 +62,9 @@ def _rows(signed: SignedRoster, contents: Contents) -> None:
         message = f"{signed.path} is of another study or run"
         limit = f"{contents.study_digest[:16]} {contents.manifest.run}"
         raise _false("RSD-9008", message, found=f"{roster.study[:16]} {roster.run}", limit=limit)
+    if roster.unit != study.privacy.unit:
+        message = f"{signed.path} states another privacy unit than the study"
+        raise _false("RSD-9008", message, found=roster.unit, limit=study.privacy.unit)
     have, want = {r.site: r.jurisdiction for r in roster.rows}, {s.name: s.jurisdiction for s in study.sites}
     if have != want:
         differ = sorted({n for n, _ in have.items() ^ want.items()})

@@ -199,6 +199,8 @@ def _roster(row, signer=None, **changes):
             "study": main_study().digest,
             "run": "run-1",
             "round": 1,
+            "unit": "record",
+            "adjacency": "add_remove",
             "at": day(0),
             "base_sha256": sha256_hex(ZEROS.tobytes()),
             "result_sha256": "ab" * 32,
@@ -255,6 +257,7 @@ def test_a_roster_without_this_site_or_of_another_study_is_not_countersigned(sit
     real = _contribution(site)
     _not_countersigned(site, _roster(None), "RSD-1224")
     _not_countersigned(site, _roster(_row("a", real), study="ab" * 32), "RSD-1224")
+    _not_countersigned(site, _roster(_row("a", real), unit="patient"), "RSD-1224")
 
 
 def test_a_roster_that_the_operator_did_not_sign_is_not_countersigned(site):

@@ -123,6 +123,7 @@ def _roster(site: Site, reply: RoundReply, **changes: object) -> str:
     )  # fmt: skip
     value = {
         "schema": "residency.roster/1", "study": main_study().digest, "run": "run-1", "round": 1, "at": day(0),
+        "unit": "record", "adjacency": "add_remove",
         "base_sha256": sha256_hex(ZEROS.tobytes()), "result_sha256": "ab" * 32, "recipients": TRAINING, "rows": (row,),
     }  # fmt: skip
     return seal(Roster(**{**value, **changes}).as_json(), consortium().operator).encode().decode()

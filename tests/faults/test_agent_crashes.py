@@ -14,6 +14,7 @@ from compliance.files import write_durably
 from compliance.messages import RoundReply, decode
 from tests.federation import consortium, die, entries, in_child, joined_home, main_study, open_home
 
+BEFORE_CHARGE = ("open file", "base file")
 BEFORE_BYTES = ("charge", "charge entry", "attempt file", "training", "conformance file")
 AFTER_BYTES = ("update file", "commit entry", "committed file", "decision entry", "transfer entry")
 
@@ -48,7 +49,7 @@ def _rigged(site, point):
     elif point.endswith("entry"):
         after(site, "record", lambda kind, *_: kind == point.split()[0])
     else:
-        files = {"attempt file": "attempt-", "conformance file": "conformance-", "update file": "update-"}
+        files = {f"{n} file": f"{n}-" for n in ("open", "base", "attempt", "conformance", "update")}
         after(contribution, "write_durably", started(files.get(point, "committed.json")))
 
 
@@ -70,6 +71,16 @@ def _charges(site, study):
 
 def _contribution(reply):
     return decode(RoundReply, reply.body, "reply")
+
+
+@pytest.mark.parametrize("point", BEFORE_CHARGE)
+def test_before_the_charge_nothing_is_spent_and_the_first_attempt_is_still_the_first(joined, point):
+    home, study = joined
+    _crash(home, study.round(), point)
+    with open_home(home) as site:
+        assert _charges(site, study) == ([], [])
+        assert _contribution(session.answer(site, study.round())).attempt == 1
+        assert _charges(site, study) == ([(1, 1)],) * 2
 
 
 @pytest.mark.parametrize("point", BEFORE_BYTES)

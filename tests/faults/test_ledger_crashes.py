@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from compliance.errors import EnvironmentFault
+from compliance.errors import EnvironmentFault, Refused
 from compliance.privacy.events import PrivacyEvent
 from compliance.privacy.ledger import Ledger
 
@@ -59,6 +59,28 @@ for number in range(1, 21):
         print("won", number, flush=True)
     except ResidencyError as e:
         print(e.code, number, flush=True)
+"""
+KILLED_INSIDE = """
+import os, signal
+
+ledger = Ledger.open(path)
+name = {"inserted": "_append", "committed": "_read"}[sys.argv[3]]
+real, calls = getattr(ledger, name), []
+
+def dying(*args):
+    out = real(*args)
+    calls.append(name)
+    if len(calls) == (1 if name == "_append" else 2):  # the second reading comes after the commit
+        os.kill(os.getpid(), signal.SIGKILL)
+    return out
+
+setattr(ledger, name, dying)
+act = {
+    "reserve": lambda: ledger.reserve("s", "other", event(1), 8000, 10**5),
+    "charge": lambda: ledger.charge("s", "study", 1, 1, event(1)),
+    "limit": lambda: ledger.set_limit("s", 5000, 10**5),
+}[sys.argv[2]]
+act()
 """
 OPEN_FIRST = """
 sys.stdin.readline()
@@ -139,6 +161,28 @@ def test_a_charge_that_returned_is_there_after_kill_9(tmp_path: Path) -> None:
             assert held is not None
             assert held.steps_charged == len(kept)
     assert len(returned) > 6
+
+
+@pytest.mark.parametrize("kind", ["reserve", "charge", "limit"])
+@pytest.mark.parametrize(("point", "there"), [("inserted", False), ("committed", True)])
+def test_kill_9_inside_a_write_leaves_the_entry_whole_or_absent(
+    tmp_path: Path, kind: str, point: str, there: bool
+) -> None:
+    """Absent before the commit, whole after it; the next one goes on from there: no attempt is charged twice."""
+    path = tmp_path / "ledger.db"
+    make(path, 11_000, study_steps=40)
+    child = start(KILLED_INSIDE, str(path), kind, point)
+    assert child.wait(60) == -signal.SIGKILL
+    child.communicate()
+    with Ledger.open(path) as ledger:
+        assert [r["kind"] for r in ledger.show("s")] == ["limit", "reserve", *([kind] if there else [])]
+        assert [r["seq"] for r in ledger.show("s")] == list(range(1, 4 if there else 3))
+        assert len(ledger.charges("study")) == (kind == "charge" and there)
+        if kind == "charge" and there:
+            with pytest.raises(Refused, match="RSD-4105"):
+                ledger.charge("s", "study", 1, 1, event(1))
+        else:
+            assert ledger.charge("s", "study", 1, 1, event(1)).seq == 3 + there
 
 
 def test_two_processes_race_for_the_last_budget_and_one_wins(tmp_path: Path) -> None:

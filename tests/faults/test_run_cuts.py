@@ -43,6 +43,7 @@ def _study():
         controllers=list(SITES),
         aggregation=adam,
         training={**value["training"], "rounds": ROUNDS},
+        evaluation={"noise_multiplier_micro": 4_000_000, "bins": 10},
     )
 
 
@@ -137,6 +138,8 @@ def test_every_step_was_cut(cut):
         assert f"log roster {number} " in writes
         assert f"snapshots/round-{number:03d}.f32" in writes
     assert {"state joined 0", "state closing 2", f"{again.folder.run}/result.json"} <= set(writes)
+    evaluated = {"state evaluating 2", f"{again.folder.run}/evaluation.json", "log evaluation  "}
+    assert evaluated | {f"histograms/{s}.json" for s in "ab"} <= set(writes)
     assert len(writes) >= 35
 
 
@@ -172,10 +175,11 @@ def test_there_is_one_roster_a_round_in_every_log(cut):
 def test_nothing_is_charged_trained_or_sent_twice_by_the_operator(cut):
     _, again, _ = cut
     for home in again.homes[:2]:
-        assert [(b["round"], b["attempt"]) for b in _entries(home, "charge")] == [(1, 1), (2, 1)]
+        assert [(b["round"], b["attempt"]) for b in _entries(home, "charge")] == [(1, 1), (2, 1), (0, 1)]
+        assert len(_entries(home, "evaluation")) == 1
         assert len(_entries(home, "reservation")) == len(_entries(home, "join")) == 1
     sent = [(b["round"], b["recipient"]) for b in _entries(again.hub, "transfer")]
-    assert sorted(sent) == sorted({(n, s) for n in range(1, ROUNDS + 1) for s in "ab"})
+    assert sorted(sent) == sorted({(n, s) for n in range(1, ROUNDS + 2) for s in "ab"})
 
 
 def test_the_release_verifies(cut):

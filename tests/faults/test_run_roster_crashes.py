@@ -21,6 +21,8 @@ def _roster(reply, **changes):
         "study": main_study().digest,
         "run": "run-1",
         "round": 1,
+        "unit": "record",
+        "adjacency": "add_remove",
         "at": day(0),
         "base_sha256": sha256_hex(bytes(4 * SIZE)),
         "result_sha256": "ab" * 32,

@@ -56,7 +56,7 @@ def live():
 @pytest.fixture(scope="module")
 def ran(live):
     """The run, its study and its folder; the agents and the server are still up."""
-    study = consortium().sign_study(round_deadline_s=150)
+    study = consortium().sign_study(round_deadline_s=150, evaluation={"noise_multiplier_micro": 4_000_000, "bins": 10})
     file, answers = study.write(scratch("study"))
     process = live.begin_run(file, answers)
     home = live.made.home
@@ -104,6 +104,25 @@ def test_the_run_finishes_and_says_what_became_of_each_site(ran):
     assert [{r.site: r.outcome for r in roster.rows} for roster, _ in _rosters(ran)] == [FIRST, SECOND]
 
 
+def test_the_final_model_is_evaluated_by_the_sites_real_counts(ran, live):
+    found = ran.done.json["evaluation"]
+    assert found["outcome"] == "published"
+    assert {s["name"]: s["outcome"] for s in found["sites"]} == FIRST
+    by_name = {(f["name"], f["label"]): f for f in found["figures"]}
+    accuracy, auroc = by_name["accuracy", ""], by_name["auroc", "yes"]
+    assert 0 <= accuracy["low_micro"] <= accuracy["value_micro"] <= accuracy["high_micro"] <= 1_000_000
+    assert auroc["value_micro"] is None or auroc["low_micro"] <= auroc["value_micro"] <= auroc["high_micro"]
+    shown = residency("run", "show", ran.folder, "--home", live.made.hub)
+    assert "evaluation on the sites' records: published, 4 of 5 sites" in shown.out
+    counted = [json.loads(line) for line in ran.done.err.splitlines() if '"counted"' in line]
+    assert {e["site"]: e["outcome"] for e in counted} == dict.fromkeys(TRAINING, "contributed")
+    for site in TRAINING:  # every row is in one cell: the noise is far below a third of the table
+        payload = parse_envelope((Path(ran.folder) / "histograms" / f"{site}.json").read_bytes(), site).payload
+        value = json.loads(payload)
+        rows = len((live.made.root / f"{site}.csv").read_text().splitlines()) - 1
+        assert abs(sum(value["cells"]) / value["scale"] - rows) < 4 * 20**0.5 * 8
+
+
 def test_a_killed_worker_stands_in_the_roster_with_its_reason(ran):
     roster, _ = _rosters(ran)[1]
     assert roster.row("b").reason.code == "RSD-4510"
@@ -123,7 +142,7 @@ def test_the_site_without_a_transfer_basis_is_refused_and_never_sent_the_model(r
             consortium().anchor.trust.log_origin(n) for n in ("a", "d", OPERATOR)
         }
         assert REFUSED not in roster.recipients
-    assert logged(live.made.hub, "transfer", ran.study.digest) == 2 * len(TRAINING)
+    assert logged(live.made.hub, "transfer", ran.study.digest) == 3 * len(TRAINING)  # two rounds and the evaluation
     assert logged(live.made.hub, "transfer", ran.study.digest, recipient=REFUSED) == 0
     own = live.made.home(REFUSED)
     assert logged(own, "charge", ran.study.digest) == 0
@@ -147,7 +166,7 @@ def test_every_attempt_is_charged_once_also_those_that_were_killed(ran, live):
     for site in TRAINING:
         charged = [load_model(ChargeBody, json.loads(json.dumps(e)), "RSD-1210", "x") for e in _bodies(live, site, ran)]
         again = [(2, 2)] if site == "c" else []
-        assert [(c.round, c.attempt) for c in charged] == [(1, 1), (2, 1), *again]
+        assert [(c.round, c.attempt) for c in charged] == [(1, 1), (2, 1), *again, (0, 1)]
         with AgentHome(live.made.home(site)).ledger() as ledger:
             assert [(c.seq, c.head) for c in ledger.charges(ran.study.digest)] == [(c.seq, c.head) for c in charged]
 

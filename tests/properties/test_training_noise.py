@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from client.data.template import parse_template
+from client.training.clipping import clip_rows, factors
 from client.training.keystream import poisson_mask
-from client.training.lattice import Lattice, RoundedGaussian
-from client.training.opacus_private import LatticeOptimizer
+from client.training.lattice import FLOAT_SLACK, Lattice, RoundedGaussian, _guide
+from client.training.per_sample.summed import squared_lengths
 from client.work import RoundSpec
 from compliance.errors import InputError
 from tests.tiny_bert import SeededStream, tiny_round
@@ -44,38 +45,88 @@ def test_a_mask_is_integer_comparison_of_accepted_words(given_words, denominator
 
 
 def clipped_sum(gradients, clip):
-    """What the optimizer sums, in lattice steps, for per-sample gradients given."""
-    parameter = torch.nn.Parameter(torch.zeros(gradients.shape[1]))
-    seen = []
+    """What is summed, in lattice steps, for per-sample gradients given."""
     lattice = Lattice(clip, gradients.shape[1], 1.0)
-    optimizer = LatticeOptimizer(
-        torch.optim.SGD([parameter], lr=1.0), parameters=[parameter], lattice=lattice,
-        noise=lambda n: np.zeros(n, np.int64), expected_batch=1, observe=seen.append,
-    )  # fmt: skip
-    parameter.grad_sample = torch.from_numpy(gradients)
-    optimizer.step()
-    return seen[0].clipped, lattice
+    flat = torch.from_numpy(gradients.copy())
+    out = clip_rows(flat, factors(squared_lengths(flat), lattice))
+    assert (out.lengths.numpy() * lattice.gamma <= lattice.sensitivity).all()
+    return out.total.numpy(), lattice
 
 
 @settings(deadline=None)
 @given(
-    st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 40), st.sampled_from([1e-6, 0.01, 1.0, 50.0, 1e30])
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 12),
+    st.integers(1, 40),
+    st.sampled_from([1e-44, 1e-25, 1e-6, 0.01, 1.0, 50.0, 1e30, 3e38]),
+    st.sampled_from([1e-6, 0.7, 1000.0]),
 )
-def test_one_record_moves_the_sum_by_no_more_than_the_sensitivity(seed, n, d, size):
+def test_one_record_moves_the_sum_by_no_more_than_the_sensitivity(seed, n, d, size, clip):
     rng = np.random.default_rng(seed)
-    gradients = (rng.normal(size=(n, d)) * size).astype(np.float32)
-    whole, lattice = clipped_sum(gradients, 0.7)
+    gradients = (rng.normal(size=(n, d)).clip(-1, 1) * size).astype(np.float32)
+    whole, lattice = clipped_sum(gradients, clip)
     out = rng.integers(n)
-    without, _ = clipped_sum(np.delete(gradients, out, 0), 0.7)
+    without, _ = clipped_sum(np.delete(gradients, out, 0), clip)
     assert np.linalg.norm((whole - without).astype(float)) * lattice.gamma <= lattice.sensitivity
     order = rng.permutation(n)
-    assert (clipped_sum(gradients[order], 0.7)[0] == whole).all(), "exact: the order of records does not matter"
+    assert (clipped_sum(gradients[order], clip)[0] == whole).all(), "exact: the order of records does not matter"
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 10), st.integers(1, 6000), st.floats(1e-3, 1e3))
+def test_float32_scaling_stays_within_its_slack(seed, n, d, size):
+    """Before rounding, no row is longer than clip (1 + 2^-20); after it, every entry is the nearest integer."""
+    rng = np.random.default_rng(seed)
+    flat = torch.from_numpy((rng.normal(size=(n, d)) * size).astype(np.float32))
+    lattice = Lattice(1.0, d, 1.0)
+    by = factors(squared_lengths(flat), lattice)
+    scaled = flat * by.steps.unsqueeze(1)
+    assert (torch.linalg.vector_norm(scaled.double(), dim=1) * lattice.gamma <= 1 + FLOAT_SLACK).all()
+    exact = (
+        flat.double() * (1.0 / torch.linalg.vector_norm(flat.double(), dim=1).clamp_min(1.0) / lattice.gamma)[:, None]
+    )
+    out = clip_rows(flat.clone(), by)
+    assert (out.total - torch.round(exact).sum(0)).abs().max() <= n, "float32 moves a value across a half at most"
+
+
+@pytest.mark.parametrize("rows", [1, 256, 257, 1000])
+def test_many_full_rows_sum_exactly(rows):
+    """One coordinate holds the whole clip in every row: the largest sum that there is."""
+    flat = torch.zeros(rows, 3)
+    flat[:, 1] = 7.0
+    lattice = Lattice(1.0, 3, 1.0)
+    out = clip_rows(flat, factors(squared_lengths(flat), lattice))
+    assert out.total.tolist() == [0, rows << 16, 0]
+
+
+def test_a_row_that_is_not_finite_counts_as_zero():
+    flat = torch.tensor([[1.0, 2.0], [float("inf"), 0.0], [float("nan"), 1.0], [0.1, 0.1]])
+    lattice = Lattice(1.0, 2, 1.0)
+    out = clip_rows(flat.clone(), factors(squared_lengths(flat), lattice))
+    alone = clip_rows(flat[[0, 3]].clone(), factors(squared_lengths(flat[[0, 3]]), lattice))
+    assert (out.total == alone.total).all()
+    assert out.bad.tolist() == [False, True, True, False]
+    assert out.lengths[1:3].tolist() == [0.0, 0.0]
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), max_size=30), st.floats(4096, 70000))
+@settings(max_examples=3, deadline=None)
+def test_the_guide_finds_what_the_search_finds(extra, scale):
+    sampler = RoundedGaussian(scale)
+    edges = np.concatenate([sampler._high[:50], sampler._high[:50] - np.uint64(1), sampler._high[-50:]])
+    high = np.concatenate([SeededStream(1).words(1 << 15) >> np.uint64(1), edges, np.array(extra, np.uint64)])
+    searched = sampler._magnitudes(high, SeededStream(2))
+    sampler._guide = _guide(sampler._high)
+    same = sampler._magnitudes(high, SeededStream(2)) == searched
+    assert same[: 1 << 15].all()
+    assert same.all(), "thresholds themselves are settled with the same further words"
 
 
 @given(st.floats(0.1, 100.0), st.integers(1, 10**7), st.floats(1e-6, 1e3))
 def test_the_noise_is_never_below_the_claim(sigma, dimension, clip):
     lattice = Lattice(clip, dimension, sigma)
     assert lattice.deviation >= sigma * clip
+    assert Lattice(clip, dimension, sigma, dimension // 2, clip * 0.01).deviation >= lattice.deviation
     assert lattice.scale >= 4096
 
 

@@ -386,6 +386,7 @@ def _roster(home, outcome):
     else:
         row["reason"] = {"code": "RSD-2430", "rule": "", "message": "withdrawn"}
     value = {"schema": "residency.roster/1", "study": main_study().digest, "run": "run-1", "round": 1, "at": "now",
+             "unit": "record", "adjacency": "add_remove",
              "base_sha256": own.base_sha256, "result_sha256": "ab" * 32, "recipients": [], "rows": [row]}  # fmt: skip
     with open_home(home.path) as site:
         case = site.joined_case(main_study().digest)

@@ -108,12 +108,12 @@ def test_a_damaged_cache_is_computed_again(folder, tmp_path):
 
 def test_the_key_names_everything_the_trunk_depends_on(folder):
     model, task = tiny_model(folder), tiny_task()
-    base = trunk_key(model, task, TEXTS, 1)
+    base = trunk_key(model, task, TEXTS)
     others = [
-        trunk_key(model.model_copy(update={"sha256": "0" * 64}), task, TEXTS, 1),
-        trunk_key(model, tiny_task(max_tokens=13), TEXTS, 1),
-        trunk_key(model, task, TEXTS[:-1], 1),
-        trunk_key(model, task, TEXTS, 2),
+        trunk_key(model.model_copy(update={"sha256": "0" * 64}), task, TEXTS),
+        trunk_key(model, tiny_task(max_tokens=13), TEXTS),
+        trunk_key(model, task, TEXTS[:-1]),
+        trunk_key(tiny_model(folder, layers=2), task, TEXTS),
     ]
     assert len({base, *others}) == 5
 

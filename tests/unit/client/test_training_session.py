@@ -11,7 +11,7 @@ import torch
 
 from client.prepared import find_prepared, prepared_key
 from client.stop_file import StopFile, stop_mark
-from client.training import session
+from client.tasks import classification
 from client.training.dpsgd import Engine
 from client.training.encoder_top import build_top
 from client.training.examples import Examples
@@ -63,8 +63,8 @@ def test_training_reads_neither_table_nor_model(spec, folder, monkeypatch):
     prepare(spec)
     Path(spec.table).unlink()
     gone = spec.model_copy(update={"model_dir": "/nowhere"})
-    monkeypatch.setattr(session, "cached_trunk", None)
-    monkeypatch.setattr(session, "build_top", None)
+    monkeypatch.setattr(classification, "cached_trunk", None)
+    monkeypatch.setattr(classification, "build_top", None)
     assert len(resume(gone).examples) == 40
 
 
@@ -205,13 +205,13 @@ def test_the_stop_file_is_compared_by_content(tmp_path):
 def test_a_withdrawal_while_preparing_leaves_nothing(spec, tmp_path, monkeypatch):
     stop = tmp_path / "stop"
     watched = spec.model_copy(update={"stop_file": str(stop)})
-    real = session.build_top
+    real = classification.build_top
 
     def withdrawn(*args):
         stop.write_text("1")
         return real(*args)
 
-    monkeypatch.setattr(session, "build_top", withdrawn)
+    monkeypatch.setattr(classification, "build_top", withdrawn)
     with pytest.raises(RunFailed, match="RSD-4620"):
         prepare(watched)
     assert list(Path(spec.cache_dir).iterdir()) == []

@@ -109,6 +109,8 @@ def _sign_as_late(site):
         study=main_study().digest,
         run="run-1",
         round=1,
+        unit="record",
+        adjacency="add_remove",
         at=day(0),
         base_sha256=sha256_hex(np.zeros(SIZE, "<f4").tobytes()),
         result_sha256="ab" * 32,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from client.bundle_guard import check_bundle
-from compliance.errors import InputError, Refused, RunFailed
+from compliance.errors import InputError, Refused
 from demo.attacks import EVIL_FILE, evil_bundle
 from demo.calibrate import MIN_DEVIATION, constants
 from demo.command import refuse_filled
@@ -23,7 +23,6 @@ from demo.governance import free_ports
 from demo.measuring import average
 from demo.memory import MemoryWatch
 from demo.recipe import FULL, PLAIN
-from demo.story import Measuring
 from server.bundle_build import build_bundle
 
 
@@ -106,13 +105,6 @@ def test_free_ports_are_free_and_different() -> None:
 def test_recipes_are_within_bounds(recipe: object) -> None:
     assert recipe.average_last_rounds <= recipe.rounds  # type: ignore[attr-defined]
     assert recipe.batch(70) >= 1  # type: ignore[attr-defined]
-
-
-def test_a_measuring_process_that_fails_is_named(tmp_path: Path) -> None:
-    with Crew(tmp_path) as crew:
-        process, _, errors = crew.start("broken", ["-c", "raise SystemExit('no rows')"])
-        with pytest.raises(RunFailed, match="RSD-8907 the harness's broken failed: no rows"):
-            Measuring("broken", process, tmp_path / "never.json", errors).result()
 
 
 def test_memory_counts_children(tmp_path: Path) -> None:

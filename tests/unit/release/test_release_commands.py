@@ -74,7 +74,7 @@ def test_a_bundle_verifies_where_neither_torch_nor_flwr_can_be_imported(home: Pa
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     assert (shown["schema"], shown["ok"], shown["error"]) == ("residency.verify/1", True, None)
-    assert [s["status"] for s in shown["steps"]] == ["ok"] * 14
+    assert [s["status"] for s in shown["steps"]] == ["ok"] * 15
 
 
 def test_text_for_people(home: Path) -> None:

@@ -1,0 +1,119 @@
+"""What a site tells of its records' scores: one noised count a cell, noise from a keystream on the integer lattice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.training.conformance import ALPHA, variance_plausible
+from client.training.device import autocast, pick_device
+from client.training.examples import Examples
+from client.training.keystream import Stream
+from client.training.lattice import Integers, RoundedGaussian
+from client.training.top import Flat, Top
+from client.work import EvaluationSpec
+from compliance.errors import RunFailed
+
+_ROWS: Final = 256  # records a forward pass
+
+
+def _always() -> None:
+    """Nothing speaks against the next records."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """`cells`: count times scale plus noise, int64 (rows * columns,). `conformance`: check -> passed, all true."""
+
+    cells: Integers
+    conformance: dict[str, bool]
+
+
+def count(
+    top: Top,
+    examples: Examples,
+    spec: EvaluationSpec,
+    flat: Flat,
+    stream: Stream,
+    earlier: Collection[str] = (),
+    may_read: Callable[[], None] = _always,
+) -> Counted:
+    """Score one record of each unit with the model `flat`, count the cells, add the noise.
+
+    Privacy: each unit adds `scale` to one cell or to none, so adding or removing a unit moves the cells by at most
+    `scale` in L2; the noise is round(N(0, S^2)), S = scale * noise_multiplier_micro / 1e6, drawn from `stream` alone.
+    That is one step of the Gaussian mechanism with q = 1. The caller has charged the ledger. A unit whose score is not
+    finite counts nowhere: an error would tell of it. `may_read` is called before each batch and at the end; what it
+    raises ends the evaluation. Raises InputError RSD-4501, RunFailed RSD-4500.
+    """
+    device = pick_device()
+    top.to(device)
+    top.set_flat(flat)
+    cells = np.zeros(spec.rows * spec.columns, dtype=np.int64)
+    for chosen in np.split(_one_a_unit(examples, stream), range(_ROWS, len(examples), _ROWS)):
+        may_read()
+        cells += _counts(top, examples, torch.from_numpy(chosen), spec, device)
+    sampler = RoundedGaussian(spec.scale * (spec.noise_multiplier_micro / 1e6))
+    noise = sampler.sample(stream, cells.size)
+    may_read()
+    return Counted(cells * spec.scale + noise, _verdict(noise, spec, stream.mark not in earlier))
+
+
+def _one_a_unit(examples: Examples, stream: Stream) -> npt.NDArray[np.int64]:
+    """Index of one record of each unit, drawn evenly among the unit's own, whatever the others have."""
+    if examples.units is None:
+        return np.arange(len(examples), dtype=np.int64)
+    units = examples.units.numpy()
+    order = np.lexsort((stream.words(len(examples)), units))
+    first = np.flatnonzero(np.diff(units[order], prepend=-1))
+    return order[first].astype(np.int64)
+
+
+def _counts(
+    top: Top, examples: Examples, chosen: torch.Tensor, spec: EvaluationSpec, device: torch.device
+) -> npt.NDArray[np.int64]:
+    """How many of the chosen records fall into each cell, each into one at most."""
+    if not len(chosen):
+        return np.zeros(spec.rows * spec.columns, dtype=np.int64)
+    inputs, targets = examples.take(chosen, device)
+    with torch.no_grad(), autocast(device):
+        scores = top(inputs).float().cpu().double()
+    column = place(scores.numpy(), spec)
+    row = targets.cpu().numpy().astype(np.int64)
+    known = (column >= 0) & (row >= 0) & (row < spec.rows)
+    return np.bincount(row[known] * spec.columns + column[known], minlength=spec.rows * spec.columns)
+
+
+def place(scores: npt.NDArray[np.float64], spec: EvaluationSpec) -> npt.NDArray[np.int64]:
+    """The column of each record's scores (logits), (n, classes) or, for two classes, (n,) or (n, 1); -1 if not finite.
+
+    Two classes: the bin of the second one's probability, the last bin with its upper edge. More: the greatest score.
+    """
+    flat = scores.reshape(len(scores), -1)
+    finite = np.asarray(np.isfinite(flat).all(axis=1))
+    flat = np.where(finite[:, np.newaxis], flat, 0.0)
+    if spec.rows == 2:
+        odds = flat[:, 0] if flat.shape[1] == 1 else flat[:, 1] - flat[:, 0]
+        probability = 1 / (1 + np.exp(-np.clip(odds, -700, 700)))
+        column = np.minimum((probability * spec.columns).astype(np.int64), spec.columns - 1)
+    else:
+        column = flat.argmax(axis=1)
+    return np.where(finite, column, -1)
+
+
+def _verdict(noise: Integers, spec: EvaluationSpec, fresh: bool) -> dict[str, bool]:
+    """All checks by name, all true. Raises RunFailed RSD-4500 naming those that failed."""
+    z = noise / (spec.scale * spec.noise_multiplier_micro / 1e6)
+    found = {"noise_variance": variance_plausible(float(z @ z), z.size, ALPHA), "fresh_stream": fresh}
+    if failed := sorted(name for name, passed in found.items() if not passed):
+        raise RunFailed(
+            "RSD-4500", "the noise of this evaluation is not what the study claims",
+            rule="conformance checks, false alarm below 1e-9 a study", found=", ".join(failed),
+            limit="all checks pass", next="do not send the counts; keep the log and report the software version",
+        )  # fmt: skip
+    return found

@@ -1,0 +1,87 @@
+"""Does a record's gradient depend on that record only? Tried on public inputs before a round trains."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from client.training.device import autocast, exact
+from client.training.examples import Examples, Inputs
+from client.training.top import Top
+
+RECORDS = 2
+TOLERANCE = 1e-3  # float32 differs by 1e-6 between batch sizes; a mean over the batch's tokens by a factor
+TOLERANCE_BF16 = 5e-2
+
+
+class Source(Protocol):
+    """See client.training.per_sample.attach.BookKeeping."""
+
+    def begin(self, records: int) -> None:
+        """Start a pass."""
+        ...
+
+    def finish(self, fold: torch.Tensor | None = None) -> None:
+        """End it."""
+        ...
+
+    @property
+    def flat(self) -> torch.Tensor:
+        """(units, columns)."""
+        ...
+
+    def squared_norms(self) -> torch.Tensor:
+        """(units,)."""
+        ...
+
+
+def records_independent(top: Top, source: Source, examples: Examples, device: torch.device) -> torch.Tensor:
+    """Whether the first public record has the same loss and gradient alone and beside another: a bool tensor.
+
+    A loss averaged over the tokens of a batch, BatchNorm, dropout and anything else that mixes records or draws chance
+    fails. The inputs have the shapes and types of the site's and nothing else of them; the parameters are a public
+    pattern. Leaves the top's parameters changed.
+    """
+    size = sum(p.numel() for _, p in top.trained())
+    top.set_flat((0.1 * np.sin(np.arange(size) * 1.7)).astype(np.float32))
+    inputs = {name: _public(name, t, i) for i, (name, t) in enumerate(sorted(examples.inputs.items()))}
+    targets = _public("targets", examples.targets, len(inputs))
+    found = [_gradient(top, source, inputs, targets, n, device) for n in (1, RECORDS)]
+    close = [_close(a, b, TOLERANCE_BF16 if device.type == "cuda" else TOLERANCE) for a, b in zip(*found, strict=True)]
+    verdict: torch.Tensor = torch.stack(close).all()
+    return verdict
+
+
+def _public(name: str, like: torch.Tensor, phase: int) -> torch.Tensor:
+    """Records that anybody can write down: waves; 0 and 1 where numbers name things; masks that grow shorter."""
+    shape = (RECORDS, *like.shape[1:])
+    wave = torch.sin(torch.arange(int(np.prod(shape)), dtype=torch.float64) * (1.3 + phase) + phase).view(shape)
+    if name.endswith("mask"):
+        keep = torch.arange(shape[-1]) < (
+            shape[-1] - torch.arange(RECORDS).view(-1, *[1] * (len(shape) - 1))
+        ).clamp_min(1)
+        mask: torch.Tensor = keep.expand(shape).to(like.dtype)
+        return mask
+    return wave.to(like.dtype) if like.is_floating_point() else (wave > 0).to(like.dtype)
+
+
+def _gradient(
+    top: Top, source: Source, inputs: Inputs, targets: torch.Tensor, count: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Loss, gradient in the buffer and length of the whole gradient of the first of `count` records."""
+    source.begin(count)
+    with autocast(device):
+        losses = top.record_losses({k: t[:count].to(device) for k, t in inputs.items()}, targets[:count].to(device))
+    torch.autograd.backward(losses.sum())
+    source.finish()
+    return losses.detach()[0].clone(), source.flat[0].clone(), exact(source.squared_norms()[0]).sqrt()
+
+
+def _close(alone: torch.Tensor, beside: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """Relative to the length; false for what is not finite."""
+    alone, beside = exact(alone).double().flatten(), exact(beside).double().flatten()
+    scale = torch.linalg.vector_norm(alone)
+    near: torch.Tensor = torch.linalg.vector_norm(alone - beside) <= tolerance * scale + 1e-12
+    return near

@@ -1,0 +1,53 @@
+"""Matrix products with weights, by the faster of the libraries that torch brings."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+_BUILT: Final = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+_ONEDNN: Final[Any] = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _BUILT else None
+_WORTH: Final = 1 << 22  # multiplications from which oneDNN's set-up pays
+
+
+def affine(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x W^T + b for float32 or bfloat16 x (n, in) and W (out, in), which may be a transposed view.
+
+    On a CPU, oneDNN does float32 products a fifth to a third faster than torch's default (MKL), on AMD at least; the
+    operation is the one that torch's own compiler emits. Elsewhere, and where it is missing, `linear`.
+    """
+    if _ONEDNN is None or x.device.type != "cpu" or x.dtype != torch.float32 or x.shape[0] * weight.numel() < _WORTH:
+        return linear(x, weight, bias)
+    out: torch.Tensor = _ONEDNN(x, weight, bias, "none", [], "")
+    return out
+
+
+class FrozenSite:
+    """A frozen linear layer on the way: no gradient of its own, `affine` for the products."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.weight, self.bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Replaces the layer's forward."""
+        if torch.is_autocast_enabled(x.device.type):
+            return linear(x, self.weight, self.bias)
+        out: torch.Tensor = _Frozen.apply(x, self)  # type: ignore[no-untyped-call]
+        return out
+
+
+class _Frozen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, site: FrozenSite) -> torch.Tensor:
+        ctx.site = site
+        return affine(x.reshape(-1, x.shape[-1]), site.weight, site.bias).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        flat = grad.reshape(-1, grad.shape[-1])
+        return affine(flat, ctx.site.weight.t()).view(*grad.shape[:-1], -1), None

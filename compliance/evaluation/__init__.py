@@ -1,0 +1,1 @@
+"""The charged evaluation: noised counts of each site, what follows from their sum, the operator's signed record."""
