@@ -16,7 +16,7 @@ from tests.federation import DATA_TERMS, consortium, open_home
 MARK = "zqxwvmark"
 COLUMNS = ("TSH", "age", "target", "patient_id")
 GROUND = ("--legal-basis", "9(2)(j)", "--purpose", "scientific_research", "--expires", "2099-12-31")
-ROWS = 40
+ROWS = 200
 
 
 def _table(path, *, spoilt=False, first=0):

@@ -12,7 +12,7 @@ import torch
 from client.prepared import find_prepared, prepared_key
 from client.stop_file import StopFile, stop_mark
 from client.tasks import classification
-from client.training.dpsgd import Engine
+from client.training.dpsgd import Engine, Round
 from client.training.encoder_top import build_top
 from client.training.examples import Examples
 from client.training.session import prepare, resume
@@ -157,7 +157,8 @@ def test_only_the_owner_reads_what_was_kept_and_foreign_files_stay(spec):
 def test_no_batch_is_drawn_once_something_speaks_against_it(folder, monkeypatch):
     engine = tiny_engine(folder, tiny_examples())
     read, asked = [], []
-    monkeypatch.setattr(engine, "_backward", lambda piece, real=engine._backward: (read.append(piece), real(piece)))
+    real = Round._backward
+    monkeypatch.setattr(Round, "_backward", lambda run, piece: (read.append(piece), real(run, piece)))
 
     def may_draw():
         asked.append(len(read))

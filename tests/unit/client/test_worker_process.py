@@ -118,7 +118,8 @@ def test_it_prepares_and_trains(worker, spec):
     assert delta.dtype == np.float32
     assert delta.any()
     assert set(trained.conformance) == {
-        "noise_variance", "clip_norm", "batch_size", "step_correlation", "fresh_stream",
+        "noise_variance", "clip_norm", "batch_size", "step_correlation", "fresh_stream", "sum_error",
+        "record_independence", "batch_overlap",
     }  # fmt: skip
     assert all(trained.conformance.values())
     assert trained.tv_error_femto >= 1

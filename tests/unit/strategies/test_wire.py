@@ -163,7 +163,7 @@ def test_a_body_is_canonical_json(body):
 
 def test_an_unknown_kind_is_refused():
     with pytest.raises(InputError) as e:
-        wire.encode_request(Request("evaluate", BODY))
+        wire.encode_request(Request("shell", BODY))
     assert e.value.code == "RSD-1110"
     with pytest.raises(InputError):
         wire.decode_request(RecordDict({"body": ConfigRecord({"kind": "shell", "json": BODY})}))
