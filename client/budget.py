@@ -9,13 +9,15 @@ from client.site import Site
 from compliance.canonical import Json
 from compliance.errors import Refused
 from compliance.messages import LayoutEntry
-from compliance.privacy.accounting import check_claim
+from compliance.privacy.accounting import SAMPLER_MICRO_EPSILON, check_claim
 from compliance.privacy.ledger import Ledger
 from compliance.privacy.ledger_state import Plan
 from compliance.study_event import TV_ERROR_FEMTO_PER_ROUND, also_done
 
 # Total variation of one draw, in 1e-15, rounded up: client.training.lattice bounds it by 1.7e-23.
 _FEMTO_PER_DRAW = 1.7e-8
+_RATIO_ERROR = 2.0**-44  # how far a draw's probabilities may be off, relatively: the same module's `ratio_error`
+_MOST_CELLS = 64 * 64  # of an evaluation, whose draws count too
 
 
 def apply_limit(ledger: Ledger, case: Case) -> None:
@@ -31,8 +33,18 @@ def check_terms(case: Case) -> None:
 
 
 def check_sampler(case: Case, layout: tuple[LayoutEntry, ...]) -> None:
-    """The noise sampler's error over a round stays within what a round is charged. Raises Refused RSD-1221."""
+    """The noise sampler's errors stay within what is charged: a round's in delta, the study's in eps (RSD-1221)."""
     draws = case.study.training.steps * sum(math.prod(e.shape) for e in layout)
+    whole = draws * case.study.charged_rounds + _MOST_CELLS
+    if (micro := 2 * whole * _RATIO_ERROR * 1e6) > SAMPLER_MICRO_EPSILON:
+        raise Refused(
+            "RSD-1221",
+            "the noise sampler's error over the study would be above what the study is charged",
+            rule="eps includes the sampler's error",
+            found=f"{micro:.1f} micro-eps ({whole} draws)",
+            limit=f"{SAMPLER_MICRO_EPSILON} micro-eps",
+            next="propose fewer steps or rounds, or fewer trained parameters",
+        )
     found = draws * _FEMTO_PER_DRAW
     if found > TV_ERROR_FEMTO_PER_ROUND:
         raise Refused(

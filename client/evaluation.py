@@ -22,6 +22,7 @@ from client.data import withdrawals
 from client.denial import denied
 from client.site import Site
 from client.subjects import finish_withdrawals
+from client.witnessing import roster_file
 from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
 from compliance.clock import now, rfc3339
 from compliance.errors import InputError, Refused, ResidencyError, RunFailed
@@ -55,13 +56,13 @@ class CommittedHistogram(Frozen):
 def evaluate(site: Site, message: EvaluateRequest, array: Vector | None) -> Reply:
     """This site's signed histogram of the model beside the message. Failures are logged here.
 
-    Raises Refused RSD-1260 (the study has no evaluation), RSD-1262 (another model was evaluated), RSD-3100, InputError
-    RSD-1261 (not the announced model), RunFailed RSD-1263 (charged before, and no histogram), RSD-2430, and what
-    charging and counting raise.
+    Raises Refused RSD-1260 (the study has no evaluation), RSD-1267 (its rounds are not over), RSD-1262 (another model
+    was evaluated), RSD-3100, InputError RSD-1261 (not the announced model), RunFailed RSD-1263 (charged before, and no
+    histogram), RSD-2430, and what charging and counting raise.
     """
     finish_withdrawals(site)  # from here on `case` knows everybody who withdrew
     case = site.joined_case(message.study)
-    _check_asked(case)
+    _check_asked(site, case)
     onward = onward_of(case, message.recipients)
     folder = site.home.study_folder(case.digest) / "rounds" / f"{EVALUATION_ROUND:03d}"
     _refuse_failed(folder)
@@ -74,11 +75,19 @@ def evaluate(site: Site, message: EvaluateRequest, array: Vector | None) -> Repl
         return _send(site, case, committed, folder, onward)
 
 
-def _check_asked(case: Case) -> None:
+def _check_asked(site: Site, case: Case) -> None:
+    """The study has an evaluation, and this site countersigned its last round: an early request would spend the one."""
     if case.study.evaluation is None:
         raise Refused(
             "RSD-1260", "the study has no evaluation", rule="study.evaluation", found="a request to evaluate",
             limit="what the signed study asks for", next="propose a study with an evaluation",
+        )  # fmt: skip
+    last = case.study.training.rounds
+    if not roster_file(site, case, last).exists():
+        raise Refused(
+            "RSD-1267", "the rounds of the study are not over at this site", rule="the final model is evaluated, once",
+            found="a request to evaluate", limit=f"after the countersigned roster of round {last}",
+            next="nothing was charged; the operator asks after the last round",
         )  # fmt: skip
 
 
@@ -110,6 +119,11 @@ def _model_file(folder: Path) -> Path:
     return folder / f"base-{_ATTEMPT}.sha256"
 
 
+def _conformance_file(folder: Path) -> Path:
+    """Which checks of the noise passed; there before the histogram."""
+    return folder / f"conformance-{_ATTEMPT}.json"
+
+
 def _draw(
     site: Site, case: Case, message: EvaluateRequest, array: Vector | None, onward: tuple[Party, ...], folder: Path
 ) -> None:
@@ -129,9 +143,10 @@ def _draw(
     paid = site.ledger.charge(case.dataset.source, case.digest, EVALUATION_ROUND, _ATTEMPT, event)
     _record_charge(site, paid, folder, unlogged)
     try:
-        cells = site.workbench.evaluate(case, cache, model)
+        cells, conformance = site.workbench.evaluate(case, cache, model)
         with withdrawals.releasing(site.home.path):
             withdrawals.check_current(site.home, case)
+            write_durably(_conformance_file(folder), canonical(conformance))
             write_durably(_signed_file(folder), _signed(site, case, message.model_sha256, cells), private=True)
     except Exception as e:
         error = e if isinstance(e, ResidencyError) else _unexpected(e)
@@ -150,12 +165,12 @@ def _unexpected(error: Exception) -> RunFailed:
 
 
 def _checked_model(message: EvaluateRequest, array: Vector | None, size: int) -> Vector:
-    found = "no array" if array is None else sha256_hex(array.astype("<f4").tobytes())[:12]
-    if array is None or found != message.model_sha256[:12] or array.shape != (size,) or not np.isfinite(array).all():
+    found = "no array" if array is None else sha256_hex(array.astype("<f4").tobytes())
+    if array is None or found != message.model_sha256 or array.shape != (size,) or not np.isfinite(array).all():
         shape = "" if array is None else f", {array.size} values"
         raise InputError(
             "RSD-1261", "the model beside the request is not the announced one, or not one of this study",
-            rule="a finite float32 vector in the study's layout", found=found + shape,
+            rule="a finite float32 vector in the study's layout", found=found[:12] + shape,
             limit=f"{message.model_sha256[:12]}, {size} values", next="the operator starts the evaluation again",
         )  # fmt: skip
     return array
@@ -204,7 +219,8 @@ def _commit(site: Site, case: Case, message: EvaluateRequest, folder: Path) -> C
         model = read_bytes(_model_file(folder), "the evaluated model").decode("ascii")
         (paid,) = (c for c in site.ledger.charges(case.digest) if c.round == EVALUATION_ROUND)
         charge = _record_charge(site, paid, folder, 0)
-        body: dict[str, Json] = {"digest": digest, "model_sha256": model}
+        checks = parse_canonical(read_bytes(_conformance_file(folder), "conformance"), "conformance")
+        body: dict[str, Json] = {"digest": digest, "model_sha256": model, "conformance": checks}
         entry = site.record_once("evaluation", body, case.digest, charge.index)
         found = CommittedHistogram(model_sha256=model, histogram_sha256=digest, charge=charge, evaluation=entry)
         write_durably(file, canonical(found.model_dump(mode="json")))

@@ -51,7 +51,7 @@ class NodeConfig:
     home: Path
     approved_bundles: Callable[[], frozenset[str]]
     poll_fast_s: float = 0.06
-    poll_active_s: float = 0.25
+    poll_active_s: float = 0.5
     poll_idle_s: float = 1.0
     fast_for_s: float = 2.0
     active_for_s: float = 60.0

@@ -69,9 +69,8 @@ def add_dataset(
         record = _asked(name, path, source, (tuple(id_columns), patients), terms)
         table = TableFile(path).table(())
         _require_columns(table, (*id_columns, *patients))
-        texts = TableFile(path).texts(list(table.columns))
         record = _described(home, record, table, path)
-        extract = _extract(home.secret(), record, table, texts)
+        extract = _extract(home.secret(), record, table)
         record = _counted(record, extract)
         index, books = open_index(home), Books(home)
         try:
@@ -79,7 +78,7 @@ def add_dataset(
                 index.excluded(held.name, held.sha256)  # raises RSD-2417: an index that forgot one would mint a ledger
             with index.writing() as changes:
                 known = changes.known(extract)
-                _check_forgotten(home.secret(), record, registry, texts, changes)
+                _check_forgotten(home.secret(), record, registry, table, changes)
                 record = record.model_copy(update={"source": _target(known, source)})
                 _remember(changes, extract, record)
                 books.record("dataset", _entry(record, inherited=bool(known.sources)), "")
@@ -144,12 +143,12 @@ def _counted(record: DatasetRecord, extract: Extract) -> DatasetRecord:
     return record.model_copy(update={**counts, "several_rows": people < rows})
 
 
-def _extract(secret: bytes, record: DatasetRecord, table: pd.DataFrame, texts: pd.DataFrame) -> Extract:
+def _extract(secret: bytes, record: DatasetRecord, table: pd.DataFrame) -> Extract:
     return Extract(
         name=record.name,
         sha256=record.sha256,
-        rows=subject_keys(secret, texts, record.id_columns),
-        subjects=subject_keys(secret, texts, record.patient_columns),
+        rows=subject_keys(secret, table, record.id_columns),
+        subjects=subject_keys(secret, table, record.patient_columns),
         content=read_content(secret, table, (*record.id_columns, *record.patient_columns)),
     )
 
@@ -166,14 +165,14 @@ def _remember(changes: Changes, extract: Extract, record: DatasetRecord) -> None
 
 
 def _check_forgotten(
-    secret: bytes, record: DatasetRecord, registry: Registry, texts: pd.DataFrame, changes: Changes
+    secret: bytes, record: DatasetRecord, registry: Registry, table: pd.DataFrame, changes: Changes
 ) -> None:
     """No column but the patient columns holds identifiers by which people withdraw. Raises Refused RSD-2422."""
     named = {*record.patient_columns} if len(record.patient_columns) == 1 else set()
     rows = set(record.id_columns) if record.id_columns != record.patient_columns else set()  # rows, as was said
     used = frozenset(c.casefold() for d in registry.datasets for c in d.patient_columns)
-    others = [str(c) for c in texts.columns if c not in named | rows]
-    found = forgotten_columns(secret, texts, others, used, lambda keys: changes.known_subjects(keys, record.name))
+    others = [str(c) for c in table.columns if c not in named | rows]
+    found = forgotten_columns(secret, table, others, used, lambda keys: changes.known_subjects(keys, record.name))
     if found:
         raise Refused(
             "RSD-2422",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from client.admission import Case
 from client.books import Books
@@ -102,7 +103,7 @@ def countersigned(site: Site, case: Case, text: str) -> str:
     for moment in (at, now()):  # a key that was revoked since cannot give a roster an older date
         site.anchor.statement(data, SCHEMA, "roster", role="operator", holder=case.study.operator.name, at=moment)
     _check_date(site, case, roster, at)
-    file = site.home.study_folder(case.digest) / "rounds" / f"{roster.round:03d}" / "roster.sha256"
+    file = roster_file(site, case, roster.round)
     signed = read_bytes(file, "roster digest").decode("ascii") if file.exists() else None
     if signed not in {None, envelope.digest}:
         raise _untrue("another roster of this round was signed before", envelope.digest[:12], str(signed)[:12])
@@ -120,6 +121,11 @@ def countersigned(site: Site, case: Case, text: str) -> str:
     else:
         site.record_once("roster", body, case.digest)  # asked again, perhaps after a crash before the entry
     return countersign(envelope, site.signer).encode().decode("utf-8")
+
+
+def roster_file(site: Site, case: Case, round_: int) -> Path:
+    """Where the digest of the round's roster stands that this site countersigned, and no other."""
+    return site.home.study_folder(case.digest) / "rounds" / f"{round_:03d}" / "roster.sha256"
 
 
 def _check_date(site: Site, case: Case, roster: Roster, at: datetime) -> None:

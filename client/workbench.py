@@ -73,9 +73,10 @@ class Workbench:
             )
         return delta, trained.conformance
 
-    def evaluate(self, case: Case, cache: Path, flat: Vector) -> tuple[int, ...]:
-        """The charged evaluation of the model `flat`: noised counts, row by row. Raises as `train`."""
-        return self._worker(case, cache).evaluate(evaluation_spec(case), flat).cells
+    def evaluate(self, case: Case, cache: Path, flat: Vector) -> tuple[tuple[int, ...], dict[str, bool]]:
+        """The charged evaluation of the model `flat`: noised counts row by row, and the checks. Raises as `train`."""
+        found = self._worker(case, cache).evaluate(evaluation_spec(case), flat)
+        return found.cells, found.conformance
 
     def close(self) -> None:
         """End the warm process and the task at hand. May come from another thread."""

@@ -50,7 +50,7 @@ class Recipe:
 
 
 PLAIN: Final = Recipe(
-    rounds=4,
+    rounds=3,
     steps=4,
     sample_milli=200,
     spare_rounds=1,

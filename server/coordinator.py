@@ -20,7 +20,7 @@ from compliance.log.witness import WitnessStore
 from compliance.messages import JoinReply, JoinRequest, decode, encode
 from compliance.study import Study, open_study
 from compliance.trust.root import Anchor, load_anchor
-from server import evaluation
+from server import evaluation, layouts
 from server.closing import close, witness
 from server.gatekeeper import Gatekeeper
 from server.grid import Answer, FastGrid
@@ -196,19 +196,34 @@ def join(r: Run) -> None:
 
 
 def _ask_to_join(r: Run) -> tuple[dict[str, JoinReply], dict[str, Cause]]:
-    """Who joined, and why the others did not. Layouts must agree; a removed site is not asked."""
-    joined: dict[str, JoinReply] = {}
+    """Who joined, and why the others did not. A removed site is not asked.
+
+    Layouts must agree, whoever answers first: nobody is counted before all have answered.
+    """
     absent: dict[str, Cause] = {}
+
+    def away(site: str, e: ResidencyError) -> None:
+        absent[site] = Cause.of(e)
+        r.folder.event("absent", site=site, error=e.as_json())
+
     names = [s.name for s in r.study.sites]
     removed = {n: e for n in names if (e := r.standing.removed(n)) is not None}
     asked = {n: _join_request(r, n) for n in names if n not in removed}
     answers = r.ask(asked, JOIN_LIMIT_S, dict.fromkeys(asked, JOIN_PATIENCE_S))
+    replies: dict[str, JoinReply] = {}
     for site, answer in {**removed, **answers}.items():
         try:
-            joined[site] = _joined(r, site, answer, joined)
+            replies[site] = _reply(r, site, answer)
         except ResidencyError as e:
-            absent[site] = Cause.of(e)
-            r.folder.event("absent", site=site, error=e.as_json())
+            away(site, e)
+    layout, joined = layouts.agreed(replies), dict[str, JoinReply]()
+    for site, reply in replies.items():
+        try:
+            layouts.check_agreed(reply, layout)
+            r.desk.show(site, reply.offer)
+            joined[site] = reply
+        except ResidencyError as e:
+            away(site, e)
     return joined, absent
 
 
@@ -224,23 +239,13 @@ def _join_request(r: Run, site: str) -> Request:
     return Request("join", encode(message))
 
 
-def _joined(r: Run, site: str, answer: Answer, others: dict[str, JoinReply]) -> JoinReply:
+def _reply(r: Run, site: str, answer: Answer) -> JoinReply:
     if isinstance(answer, ResidencyError):
         raise answer
     reply = decode(JoinReply, answer.body, f"join reply of {site}")
     if reply.site != site:
         raise RunFailed("RSD-8202", f"the reply of {site} is not of that site", found=reply.site, limit=site)
-    first = next(iter(others.values()), None)
-    if first is not None and reply.layout != first.layout:
-        raise RunFailed(
-            "RSD-8201",
-            f"site {reply.site} trains other parameters than {first.site}",
-            rule="the model's layout is the same at every site",
-            found=f"{len(reply.layout)} arrays",
-            limit=f"{len(first.layout)} arrays",
-            next="compare the model folders and the installed versions",
-        )
-    r.desk.show(site, reply.offer)
+    layouts.check_reply(reply, r.study)
     return reply
 
 

@@ -18,7 +18,6 @@ from compliance.identity import parse_envelope, seal
 from compliance.messages import EvaluateReply, EvaluateRequest, decode, encode
 from compliance.release.model_files import released_mean
 from compliance.validation import load_model
-from server.closing import body_of
 from server.evaluation_view import below_quorum
 from server.grid import Answer
 from server.rounds import reason_of, still_members
@@ -103,12 +102,15 @@ def _transfer(r: Run, site: str, digest: str) -> dict[str, Json]:
 
 
 def _row(r: Run, site: str, answer: Answer, digest: str, histograms: dict[str, Histogram]) -> EvaluationRow:
+    if isinstance(answer, ResidencyError):
+        return _without(r, site, answer)
     try:
-        reply = decode(EvaluateReply, body_of(answer), f"the evaluation of {site}")
+        reply = decode(EvaluateReply, answer.body, f"the evaluation of {site}")
         histogram, signed = _opened(r, site, reply, digest)
-        r.desk.show(site, reply.offer)  # a log that does not continue covers nothing
-    except ResidencyError as e:
-        return _without(r, site, e)
+        entries = (reply.charge, reply.evaluation, reply.decision, reply.transfer)
+        r.desk.show(site, reply.offer, *entries)  # a log that does not continue covers nothing
+    except ResidencyError as e:  # the site answered, and its answer is rejected here
+        return EvaluationRow(site=site, jurisdiction=_jurisdiction(r, site), outcome="failed", reason=reason_of(e))
     r.folder.write_histogram(site, reply.histogram.encode("utf-8"))
     histograms[site] = histogram
     return EvaluationRow(

@@ -153,7 +153,8 @@ class Rounds:
             return _without(site, jurisdiction, answer)
         try:
             reply, update = _contribution(site, answer)
-            self._run.desk.show(site, reply.offer)  # a log that does not continue covers nothing
+            entries = (reply.charge, reply.commit, reply.decision, reply.transfer)
+            self._run.desk.show(site, reply.offer, *entries)  # a log that does not continue covers nothing
             total.add(site, update)
         except ResidencyError as e:  # the site answered, and its answer is rejected here
             return RosterRow(site=site, jurisdiction=jurisdiction, outcome="failed", reason=reason_of(e))

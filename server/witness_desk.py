@@ -8,6 +8,7 @@ from compliance.errors import Refused, ResidencyError
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
 from compliance.messages import CheckpointOffer, CosignedLine
+from compliance.roster import EntryRef
 from compliance.trust.root import Anchor
 
 _KEPT_OFFERS = 64
@@ -21,10 +22,11 @@ class WitnessDesk:
         self._offers: dict[str, CheckpointOffer] = {}
         self._lines: dict[tuple[str, int], dict[str, str]] = {}
 
-    def show(self, site: str, offer: CheckpointOffer) -> None:
+    def show(self, site: str, offer: CheckpointOffer, *covered: EntryRef) -> None:
         """Take the newest checkpoint of `site`, and cosign it as the operator; only then is it shown to others.
 
-        Raises Refused RSD-8220 for the checkpoint of another log, CheckFailed RSD-5xxx for one that does not continue.
+        `covered`: entries that it must cover, in log order. Raises Refused RSD-8220 for the checkpoint of another log
+        or entries that are not its own, not in order or beyond it, CheckFailed RSD-5xxx for one that does not continue.
         """
         trust = self._anchor.trust
         if offer.origin != trust.log_origin(site):
@@ -34,6 +36,7 @@ class WitnessDesk:
         old = last[0] if last else 0
         proof = offer.proof(old)
         done = self._witness.cosign(offer.note, key, old, proof, origin=offer.origin)
+        _check_covered(site, covered, offer.origin, done.size)
         self._offers[offer.origin] = offer
         self._keep(CosignedLine(origin=offer.origin, size=done.size, witness=self._witness.name, line=done.line))
 
@@ -99,6 +102,15 @@ class WitnessDesk:
         except ResidencyError as e:
             return e
         return None
+
+
+def _check_covered(site: str, covered: tuple[EntryRef, ...], origin: str, size: int) -> None:
+    strange = [ref.origin for ref in covered if ref.origin != origin]
+    if strange:
+        raise _not_its_own(site, "entries of another log", strange[0], origin)
+    indices = [ref.index for ref in covered]
+    if indices != sorted(set(indices)) or any(i >= size for i in indices):
+        raise _not_its_own(site, "entries out of order or beyond its log", str(indices), f"rising, below {size}")
 
 
 def _not_its_own(site: str, what: str, found: str, limit: str) -> Refused:

@@ -39,8 +39,9 @@ from compliance.clock import now, rfc3339
 from compliance.identity import Signer, load_public, new_signer, parse_envelope, save_signer, seal
 from compliance.law.decide import builtin_packs
 from compliance.log.store import LogStore
-from compliance.messages import EvaluateRequest, JoinRequest, LayoutEntry, RoundRequest, encode
+from compliance.messages import EvaluateRequest, JoinRequest, LayoutEntry, RoundRequest, WitnessRequest, encode
 from compliance.pki import issue_site_certificate
+from compliance.roster import Roster
 from compliance.software import BUNDLE_SHA256, VERSION
 from compliance.study import Study
 from compliance.tls import make_tls
@@ -219,6 +220,30 @@ class Signed:
             "model_sha256": sha256_hex(flat.tobytes()),
         }
         return Request("evaluate", encode(EvaluateRequest(**{**fields, **changes})), flat)
+
+    def last_roster(self) -> Request:
+        """The message that asks to countersign the roster of the last round, in which every site was late."""
+        away = {"code": "RSD-6103", "rule": "", "message": "away"}
+        sites = {s["name"]: s["jurisdiction"] for s in self.value["sites"]}
+        rows = [{"site": n, "jurisdiction": j, "outcome": "late", "reason": away} for n, j in sites.items()]
+        fields = {
+            "schema": "residency.roster/1",
+            "study": self.digest,
+            "run": "run-1",
+            "round": self.value["training"]["rounds"],
+            "unit": self.value["privacy"]["unit"],
+            "adjacency": "add_remove",
+            "at": day(0),
+            "base_sha256": "0" * 64,
+            "result_sha256": "0" * 64,
+            "recipients": [],
+            "rows": rows,
+        }
+        text = seal(load_model(Roster, fields, "RSD-1210", "roster").as_json(), self.consortium.operator).encode()
+        message = WitnessRequest(
+            schema="residency.witness/1", study=self.digest, roster=text.decode(), offers=(), cosigned=()
+        )
+        return Request("witness", encode(message))
 
     def write(self, folder: Path, answers: dict[str, bytes] | None = None) -> tuple[Path, Path]:
         """The study file and the folder of answers, as the operator holds them."""
@@ -410,7 +435,7 @@ class StandIn:
             raise self.error
         return np.frombuffer(os.urandom(SIZE), dtype=np.uint8).astype("<f4"), {"noise": True}
 
-    def evaluate(self, case: Any, cache: Path, flat: np.ndarray) -> tuple[int, ...]:
+    def evaluate(self, case: Any, cache: Path, flat: np.ndarray) -> tuple[tuple[int, ...], dict[str, bool]]:
         """Fresh random counts, so that a second draw shows: most records where they belong, whatever the model."""
         del cache, flat
         spec = evaluation_spec(case)
@@ -421,7 +446,7 @@ class StandIn:
         table = cells.reshape(spec.rows, spec.columns)
         table[0, : spec.columns // 2] += 200
         table[-1, spec.columns // 2 :] += 200
-        return tuple(int(c) * spec.scale for c in cells)
+        return tuple(int(c) * spec.scale for c in cells), {"noise_variance": True}
 
     def close(self) -> None:
         """Nothing to end."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from compliance.canonical import sha256_hex
 from compliance.privacy.events import PrivacyEvent, Unit
+from compliance.study_event import TV_ERROR_FEMTO_PER_ROUND
 
 CONSORTIUM, OPERATOR, REFUSED = "thyroid", "coordinator", "site-e"
 JURISDICTIONS = {"site-a": "DE", "site-b": "FR", "site-c": "GB", "site-d": "JP", REFUSED: "CN"}
@@ -27,8 +28,9 @@ LAYOUT = {
 }
 SIZE = 16
 EVENT = PrivacyEvent(
-    noise_multiplier_micro=2_000_000, sample_numerator=64, sample_denominator=1000, steps=2, unit="record"
-)
+    noise_multiplier_micro=2_000_000, sample_numerator=64, sample_denominator=1000, steps=2, unit="record",
+    tv_error_femto=TV_ERROR_FEMTO_PER_ROUND,
+)  # fmt: skip
 
 
 Change = Callable[[str, str, dict[str, Any]], None]

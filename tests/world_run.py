@@ -140,6 +140,7 @@ class Run:
         template = EVENT.model_copy(
             update={
                 "steps": EVENT.steps * rounds,
+                "tv_error_femto": EVENT.tv_error_femto * rounds,
                 "noise_multiplier_micro": self.plan.noise_multiplier_micro,
                 "unit": self.plan.unit,
             }

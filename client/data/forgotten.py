@@ -23,7 +23,7 @@ Count = Callable[[Sequence[bytes]], int]  # how many of these keys are those of 
 
 
 def forgotten_columns(
-    secret: bytes, texts: pd.DataFrame, columns: Sequence[str], used: frozenset[str], count: Count
+    secret: bytes, table: pd.DataFrame, columns: Sequence[str], used: frozenset[str], count: Count
 ) -> list[str]:
     """Those of `columns` that identify known people. `used`: names of patient columns of registered extracts.
 
@@ -33,7 +33,7 @@ def forgotten_columns(
     a value is known by chance. A column without gaps says nothing. For a column that is called as in an earlier
     extract the name speaks, and chance is not asked. Missed are identifiers without gaps under a new name.
     """
-    return [name for name in columns if _identifies(secret, texts[name], name.casefold() in used, count)]
+    return [name for name in columns if _identifies(secret, table[name], name.casefold() in used, count)]
 
 
 def _identifies(secret: bytes, column: pd.Series, named: bool, count: Count) -> bool:

@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from client.data.text import canonical_text
+from client.data.text import as_written
 from compliance.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ def canonical_id(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """`canonical_text`, but a number keeps fifteen digits."""
+    """`as_written`, but a number keeps fifteen digits."""
     if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
         return f"{value:.15g}"  # what every reader of the file agrees on
-    return canonical_text(value) or ""
+    return as_written(value) or ""
 
 
 def subject_key(secret: bytes, parts: Sequence[Any]) -> bytes:

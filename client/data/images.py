@@ -9,12 +9,15 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from compliance.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Pixels = npt.NDArray[np.float32]  # (channels, height, width), from 0 to 1
 
@@ -51,15 +54,24 @@ def image_files(folder: Path, names: Sequence[str | None], digests: Sequence[str
 
 
 def _path(root: Path, name: str | None) -> Path:
-    path = (root / (name or "")).resolve()
-    wrong = not name or Path(name).is_absolute() or not path.is_relative_to(root) or not path.is_file()
-    if wrong or path.suffix.lower() not in (*_PICTURES, ".npy") or path.stat().st_size > _MOST_BYTES:
+    path = _below(root, name) if name else None
+    if path is None or path.suffix.lower() not in (*_PICTURES, ".npy") or path.stat().st_size > _MOST_BYTES:
         raise InputError(
             "RSD-2331", "an image that the table names is not there",
             rule="a path below the table's folder to .png, .jpg, .jpeg or .npy, at most 64 MiB",
             found="no such file", limit="a readable file", next="export the images again, beside the table",
         )  # fmt: skip
     return path
+
+
+def _below(root: Path, name: str) -> Path | None:
+    """The file of that name below `root`; None without one."""
+    try:
+        path = (root / name).resolve()
+        there = not Path(name).is_absolute() and path.is_relative_to(root) and path.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, no text of a path, links in a circle
+        return None
+    return path if there else None
 
 
 def read_image(file: ImageFile, channels: int) -> Pixels:
@@ -82,20 +94,24 @@ _BROKEN: Final = (
 
 
 def _picture(data: bytes, channels: int) -> Pixels:
-    from PIL import Image  # noqa: PLC0415 - as above
+    from PIL import Image as Pillow  # noqa: PLC0415 - as above
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            opened = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-        except (Image.DecompressionBombError, Warning) as e:
-            raise ValueError("too many pixels, or damaged") from e
-        with opened as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise ValueError("too many pixels")
-            if image.mode.startswith("I"):  # 16 bits of grey
-                return np.asarray(image, dtype=np.float32)[None] / np.float32(_DEPTHS["uint16"])
-            plain = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+                return _decoded(image, channels)
+    except (Pillow.DecompressionBombError, Warning) as e:
+        raise ValueError("too many pixels, or damaged") from e
+
+
+def _decoded(image: Image, channels: int) -> Pixels:
+    if image.width * image.height > _MOST_PIXELS:
+        raise ValueError("too many pixels")
+    if image.mode.startswith("I"):  # 16 bits of grey
+        return np.asarray(image, dtype=np.float32)[None] / np.float32(_DEPTHS["uint16"])
+    whole = image.convert("RGBA") if "transparency" in image.info else image  # else Pillow warns for some palettes
+    plain = np.asarray(whole.convert("L" if channels == 1 else "RGB"), dtype=np.float32)
     return _planes(plain) / np.float32(_DEPTHS["uint8"])
 
 

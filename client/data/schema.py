@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 import pandas as pd
-from pandas.api import types
 
+from client.data.text import value_of
 from client.home import Column
 from compliance.errors import InputError
 
@@ -50,8 +50,10 @@ def _numeric(name: str) -> bool:
 
 
 def _type(column: pd.Series) -> Literal["integer", "number", "truth", "text"]:
-    if types.is_bool_dtype(column):
+    """What all values are that are not missing. It describes the column and changes how no cell is read."""
+    kinds = {type(value_of(cell)) for cell in column.tolist()} - {type(None)}
+    if kinds == {bool}:
         return "truth"
-    if types.is_integer_dtype(column):
+    if kinds == {int}:
         return "integer"
-    return "number" if types.is_numeric_dtype(column) else "text"
+    return "number" if kinds and kinds <= {int, float} else "text"

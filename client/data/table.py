@@ -1,15 +1,25 @@
-"""A site's table on disk: CSV, Parquet or JSON Lines."""
+"""A site's table on disk: CSV, Parquet or JSON Lines, read record by record.
+
+What a cell means follows from that cell alone (`client.data.text.value_of`): no type is inferred from a column, so
+that no record changes another one's input. A CSV's cells are texts; those of JSON Lines are as JSON types them; those
+of Parquet are as the file's schema types them, and a missing one changes no other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import pandas as pd
 
 from compliance.errors import InputError
+
+_LONGEST_LINE: Final = 1 << 26  # characters of a line of JSON
+_Cells = dict[str, list[Any]]
 
 
 class DataSource(Protocol):
@@ -35,38 +45,9 @@ class TableFile:
         """Where the file lies, and the images that its rows may name."""
         return self.path.parent
 
-    def texts(self, columns: Sequence[str]) -> pd.DataFrame:
-        """`columns` as the file writes them: a CSV's cells are not read as numbers, dates or missing values.
-
-        The rows are those of `table`: the same file is read whole, so that a line is cut into columns the same way.
-        """
-        if self.path.suffix.lower() != ".csv":
-            return self.table(columns)
-        read = pd.read_csv(self.path, dtype=str, keep_default_na=False)
-        return read[list(dict.fromkeys(columns))]
-
-
-def _csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, low_memory=False)
-
-
-def _json_lines(path: Path) -> pd.DataFrame:
-    return pd.read_json(path, lines=True, dtype=False)
-
-
-_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".csv": _csv,
-    ".parquet": pd.read_parquet,
-    ".jsonl": _json_lines,
-}
-
-
-# What the libraries raise on damaged files, beside their own classes (which derive from these).
-_PARSER_ERRORS = (ValueError, OSError, LookupError, TypeError, AttributeError, ArithmeticError, NotImplementedError)
-
 
 def load_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The rows of `path` with `columns`, all of them if none is named, in file order.
+    """The rows of `path` with `columns`, all of them if none is named, in file order. Cells are Python objects.
 
     Raises InputError RSD-2300 (no file), RSD-2301 (not .csv, .parquet or .jsonl, or not readable as such), RSD-2302
     (no rows), RSD-2303 (a column is missing). An error reaches the operator and the log: it names columns of the study
@@ -77,30 +58,95 @@ def load_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
             "RSD-2300", "the dataset's file is not there", found="no file", limit="a readable file",
             next="check the path of the dataset",
         )  # fmt: skip
-    table = _read(path)
-    if table.empty:
+    cells = _read(path)
+    if not any(cells.values()):
         raise InputError(
             "RSD-2302", "the dataset has no rows", found="0 rows", limit="at least 1 row",
             next="export the dataset again",
         )  # fmt: skip
-    if missing := sorted(set(columns) - set(table.columns)):
+    if missing := sorted(set(columns) - set(cells)):
         raise InputError(
             "RSD-2303", "the dataset lacks a column that is asked for", rule="the study's template and label name it",
-            found=f"missing: {', '.join(missing)}", limit=f"{len(table.columns)} columns present",
+            found=f"missing: {', '.join(missing)}", limit=f"{len(cells)} columns present",
             next="export these columns too, or ask the operator to change the study",
         )  # fmt: skip
-    return table[list(dict.fromkeys(columns))] if columns else table
+    return pd.DataFrame({name: cells[name] for name in dict.fromkeys(columns or cells)}, dtype=object)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _csv(path: Path) -> _Cells:
+    """UTF-8, cells apart by commas. A short line lacks its last cells; a longer one may only have empty cells more."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, strict=True)
+        names = [name or f"Unnamed: {i}" for i, name in enumerate(next(lines, []))]
+        rows = [_fitted(row, len(names)) for row in lines if not _blank(row, len(names))]
+    return _columns(names, list(zip(*rows, strict=True)) or [()] * len(names))
+
+
+def _blank(row: Sequence[str], width: int) -> bool:
+    return not row or (len(row) == 1 < width and not row[0].strip())
+
+
+def _fitted(row: list[str], width: int) -> list[str]:
+    if any(row[width:]):
+        raise ValueError("a line with more cells than the header")
+    return row[:width] + [""] * (width - len(row))
+
+
+def _json_lines(path: Path) -> _Cells:
+    """One object a line. A key that a line lacks is missing there, and a whole number is exact."""
+    with path.open(encoding="utf-8-sig") as file:
+        rows = [_object(line) for line in _lines(file.readline)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _lines(readline: Callable[[int], str]) -> Iterator[str]:
+    while line := readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise ValueError("a line is too long")
+        if line.strip():
+            yield line
+
+
+def _object(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise TypeError("a line is no object")
+    if "\\u" in line:
+        json.dumps(row, ensure_ascii=False).encode()  # half a character could be neither hashed nor tokenised
+    return row
+
+
+def _parquet(path: Path) -> _Cells:
+    from pyarrow import parquet  # noqa: PLC0415 - the allocator of pyarrow has threads; only here
+
+    with parquet.ParquetFile(path) as file:
+        table = file.read()
+    return _columns(table.column_names, [column.to_pylist() for column in table.columns])
+
+
+def _columns(names: Sequence[str], cells: Sequence[Sequence[Any]]) -> _Cells:
+    if len(set(names)) < len(names):
+        raise ValueError("two columns of one name")
+    return {name: list(column) for name, column in zip(names, cells, strict=True)}
+
+
+_READERS: Final[dict[str, Callable[[Path], _Cells]]] = {".csv": _csv, ".parquet": _parquet, ".jsonl": _json_lines}
+
+# What the readers raise on damaged files, beside their own classes (which derive from these).
+_BROKEN: Final = (
+    csv.Error, ValueError, OSError, LookupError, TypeError, AttributeError, ArithmeticError, NotImplementedError,
+    RecursionError,
+)  # fmt: skip
+
+
+def _read(path: Path) -> _Cells:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise _unreadable("another suffix")
     try:
         return reader(path)
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame()
-    except _PARSER_ERRORS as e:
+    except _BROKEN as e:
         # The library's message may quote a row; its type is enough.
         raise _unreadable(type(e).__name__) from None
 

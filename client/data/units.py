@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from client.data.identity import canonical_id
-from client.data.table import TableFile
 from compliance.errors import InputError
-
-
-@dataclass(frozen=True)
-class AsWritten:
-    """A `DataSource` whose cells are what the file writes: identifiers are read as they were at the registration."""
-
-    file: TableFile
-
-    def table(self, columns: Sequence[str]) -> pd.DataFrame:
-        """See `DataSource.table`."""
-        try:
-            return self.file.texts(columns)
-        except KeyError:
-            return self.file.table(columns)  # says which column is missing
 
 
 def patient_units(column: Collection[object]) -> npt.NDArray[np.int64]:

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from client.data.images import ImageFile, Pixels, grey_columns, image_files, read_image
-from client.data.text import canonical_text
+from client.data.text import as_written
 from client.tasks.base import Task, needed
 from client.tasks.classes import classes_of
 from client.tasks.metrics import class_metrics
@@ -76,7 +76,7 @@ class ImageClassifier:
         return (spec.label_column, *named, *_pixel_columns(spec))
 
     def records(self, spec: ImageClassification, source: DataSource) -> Records:
-        """Raises InputError RSD-2300 to RSD-2305, RSD-2331, RSD-2333 (files), RSD-2334 (pixels in columns)."""
+        """Raises InputError RSD-2300 to RSD-2304, RSD-2331, RSD-2333 (files), RSD-2334 (pixels in columns)."""
         table = source.table(self.columns(spec))
         labels = classes_of(spec, table[spec.label_column])
         if spec.image_column is not None:
@@ -165,8 +165,8 @@ def _files(spec: ImageClassification, column: str, table: pd.DataFrame, source: 
         )  # fmt: skip
     digests = None
     if spec.sha256_column is not None:
-        digests = [canonical_text(v) for v in table[spec.sha256_column].tolist()]
-    return image_files(source.folder, [canonical_text(v) for v in table[column].tolist()], digests)
+        digests = [as_written(v) for v in table[spec.sha256_column].tolist()]
+    return image_files(source.folder, [as_written(v) for v in table[column].tolist()], digests)
 
 
 def _check_model(base: Any, spec: ImageClassification) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save
 
-from client.data.text import canonical_text
+from client.data.text import canonical_text, value_of
 from client.tasks.base import Task
 from client.tasks.classes import classes_of
 from client.tasks.metrics import class_metrics
@@ -61,7 +61,7 @@ def load_records(task: Tabular, source: DataSource) -> Records:
         seen.add(n.column)
     for c in task.categorical:
         cells += _one_hot(c, table[c.column])
-    labels = classes_of(task, table[task.label_column], one_will_do=True)
+    labels = classes_of(task, table[task.label_column])
     return Records(np.stack(cells, axis=1).astype(np.float32), labels)
 
 
@@ -72,18 +72,17 @@ def task_columns(task: Tabular) -> tuple[str, ...]:
 
 
 def _numbers(name: str, column: pd.Series) -> npt.NDArray[np.float64]:
-    """The column as float64, NaN where empty. Raises InputError RSD-2350 for text, dates and infinity."""
-    import pandas as pd  # noqa: PLC0415 - each task process loads this module
-
-    if column.dtype.kind in "mMc":
+    """Each cell as float64: NaN if missing, 1 and 0 for truth values. Raises InputError RSD-2350 for other things."""
+    values = [value_of(cell) for cell in column.tolist()]
+    if any(isinstance(v, str) for v in values):
         raise _no_numbers(name)
     try:
-        values = pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError):  # the library's message would quote the cell
+        numbers = np.array([np.nan if v is None else float(v) for v in values], dtype=np.float64)
+    except OverflowError:
         raise _no_numbers(name) from None
-    if np.isinf(values).any():
+    if np.isinf(numbers).any():
         raise _no_numbers(name)
-    return values
+    return numbers
 
 
 def _no_numbers(name: str) -> InputError:
@@ -102,22 +101,10 @@ def _scaled(spec: Numeric, values: npt.NDArray[np.float64]) -> tuple[npt.NDArray
 
 
 def _one_hot(spec: Categorical, column: pd.Series) -> list[npt.NDArray[np.float64]]:
-    place = {name: i for i, name in enumerate(spec.categories)}
-    other = len(spec.categories)
-    found = np.array([place.get(_name(v) or "", other) for v in column.tolist()])
+    place = {canonical_text(name): i for i, name in enumerate(spec.categories)}
+    other = place[None] = len(spec.categories)
+    found = np.array([place.get(canonical_text(v), other) for v in column.tolist()])
     return [(found == i).astype(np.float64) for i in range(other + 1)]
-
-
-def _name(value: object) -> str | None:
-    """The category that a cell names. A CSV's column is read as text as soon as one row holds text: then 1.0 and TRUE
-    must still be the categories 1 and true that they are without that row."""
-    text = canonical_text(value)
-    if text is None or text.lower() in ("true", "false"):
-        return text and text.lower()
-    try:
-        return canonical_text(float(text))
-    except ValueError:
-        return text
 
 
 def _network(model: ModelSpec) -> BuiltIn:

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.data.text import canonical_text
+from client.data.text import as_written, canonical_text
 from client.tasks.base import Task, needed
-from client.tasks.classes import one_class, unknown_class
+from client.tasks.classes import unknown_class
 from client.tasks.metrics import class_metrics
 from client.tasks.spans import span_f1
 from client.training.examples import Inputs
@@ -52,7 +52,7 @@ class TokenClassifier:
         return (spec.tokens_column, spec.tags_column)
 
     def records(self, spec: TokenClassification, source: DataSource) -> Records:
-        """Raises InputError RSD-2300 to RSD-2305, RSD-2321 (a list that is none, or not as many tags as words),
+        """Raises InputError RSD-2300 to RSD-2304, RSD-2321 (a list that is none, or not as many tags as words),
         RSD-2322 (a row without words)."""
         table = source.table(self.columns(spec))
         words = [listed(v, spec.tokens_column) for v in table[spec.tokens_column].tolist()]
@@ -137,7 +137,9 @@ def listed(value: Any, column: str) -> Words:
         if not all(isinstance(v, str) and v.strip() for v in value):
             raise _not_lists(column, "a list holds texts that are not blank", "something else")
         return tuple(v.strip() for v in value)
-    return tuple((canonical_text(value) or "").split())
+    if canonical_text(value) is None:
+        return ()
+    return tuple((as_written(value) or "").split())  # words stay as they are written: 1.10 is not 1.1
 
 
 def first_subwords(word_ids: Sequence[int | None]) -> list[tuple[int, int]]:
@@ -154,8 +156,6 @@ def _indices(spec: TokenClassification, tags: Sequence[Words]) -> tuple[tuple[in
     used = {tag for row in tags for tag in row}
     if not used <= set(index):
         raise unknown_class(spec.tags_column, "every tag is in task.labels", len(index))
-    if len(used) < 2:
-        raise one_class(spec.tags_column)
     return tuple(tuple(index[tag] for tag in row) for row in tags)
 
 

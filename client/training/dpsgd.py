@@ -20,7 +20,7 @@ from client.training.opacus_private import LatticeOptimizer, OpacusHooks, StepSe
 from client.training.per_sample.attach import BookKeeping
 from client.training.per_sample.probe import records_independent
 from client.training.per_sample.summed import SUM_ERROR
-from client.training.sampling import Members, Piece, draw, members
+from client.training.sampling import Members, Piece, draw, filled, members, pass_rows
 from client.training.top import Flat, Top
 from client.work import RoundSpec
 
@@ -65,7 +65,11 @@ class Round:
     bad: list[torch.Tensor] = field(default_factory=list)
 
     def step(self, pieces: Sequence[Piece], may_draw: Callable[[], None] = _always) -> None:
-        """One noisy step over the physical batches `pieces`, of at most `source.rows` records; also over none."""
+        """One noisy step over the physical batches `pieces`, of at most `source.rows` records; also over none.
+
+        Every pass has `source.rows` rows: how many records share it decides nothing, not even at the last bit, where
+        libraries choose their kernels by the number of rows.
+        """
         optimizer = self.optimizer
         for i, piece in enumerate(pieces):
             may_draw()
@@ -80,14 +84,16 @@ class Round:
 
     def _backward(self, piece: Piece) -> None:
         """Each unit's gradient of the mean of its records' losses, apart from all others."""
-        inputs, targets = self.examples.take(piece.records, self.device)
-        self.source.begin(len(piece.records))
+        rows = self.source.rows
+        inputs, targets = self.examples.take(filled(piece.records, rows), self.device)
+        self.source.begin(rows)
         with autocast(self.device):
             losses = self.top.record_losses(inputs, targets)
         if piece.weights is not None:
-            losses = losses * send(piece.weights, self.device)
+            weights = torch.cat([piece.weights, piece.weights.new_zeros(rows - len(piece.weights))])
+            losses = losses * send(weights, self.device)
         torch.autograd.backward(losses.sum())
-        self.source.finish(None if piece.fold is None else send(piece.fold, self.device))
+        self.source.finish(None if piece.fold is None else send(piece.fold, self.device), piece.units)
 
 
 class Engine:
@@ -147,7 +153,8 @@ class Engine:
         """A round from `start`, with the per-sample rules attached to the top until it is left. Raises as `train`."""
         top = self._top
         top.set_flat(start)
-        with _METHODS[self._method](top, top.trained(), spec.physical_batch, spec.records_per_unit) as source:
+        rows = pass_rows(spec, sum(t.shape[1:].numel() for t in self.examples.inputs.values()))
+        with _METHODS[self._method](top, top.trained(), rows, spec.records_per_unit) as source:
             lattice, allowance = _lattice(spec, start.size, source)
             independent = records_independent(top, source, self.examples, self._device)
             check = RoundCheck(spec, who.count, lattice, independent, allowance)

@@ -95,8 +95,9 @@ class RoundedGaussian:
 
     Error, in two parts. Pointwise: every probability is within a factor e^(+-rho), rho < 2^-44 = `ratio_error`
     (float64 exp of an argument below 51 whose relative error is below 2^-51); over N samples that turns (eps, delta)
-    into at most (eps + 2 N rho, e^(N rho) delta), below 2e-7 in eps for a million samples. Total variation, which is
-    added to delta, `tv_error`: the tail beyond 10 standard deviations and K weights rounded down to 2^-103.
+    into at most (eps + 2 N rho, e^(N rho) delta). Each stated eps holds 250e-6 for it, and a site refuses a study with
+    more draws (client/budget.py). Total variation, which is added to delta, `tv_error`: the tail beyond 10 standard
+    deviations and K weights rounded down to 2^-103.
     """
 
     ratio_error = 2.0**-44

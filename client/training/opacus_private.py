@@ -23,7 +23,7 @@ from torch import nn
 from client.training.clipping import Factors, clip_rows, factors
 from client.training.device import exact, send
 from client.training.lattice import Lattice
-from client.training.per_sample.summed import SummedLinear, squared_lengths
+from client.training.per_sample.summed import SummedLinear, add_up, squared_lengths
 
 Integers = npt.NDArray[np.int64]
 Trained = Sequence[tuple[str, nn.Parameter]]
@@ -98,7 +98,7 @@ class OpacusHooks:
                     raise TypeError(f"no per-sample rule for a trained {type(layer).__name__}")
                 self._layers.append(layer)
         self._wrapped: Any = None
-        self._rows = torch.empty(0, 0)
+        self._rows, self._units = torch.empty(0, 0), 0
 
     def __enter__(self) -> OpacusHooks:
         """Add the hooks."""
@@ -118,24 +118,23 @@ class OpacusHooks:
         """Forget the pass before."""
         for _, p in self._trained:
             p.grad_sample = None  # type: ignore[attr-defined]
+        self._units = records
         self._rows = torch.zeros(records, sum(p.numel() for _, p in self._trained), device=self._trained[0][1].device)
 
-    def finish(self, fold: torch.Tensor | None = None) -> None:
-        """Gather the rows, and add up each unit's records."""
+    def finish(self, fold: torch.Tensor | None = None, units: int | None = None) -> None:
+        """Gather the rows, and add up each unit's records; see `BookKeeping.finish`."""
         self._rows = torch.cat([_grad_sample(p).flatten(1) for _, p in self._trained], 1)
-        if fold is not None:
-            units = len(self._rows) - len(fold)
-            self._rows[:units].index_add_(0, fold, self._rows[units:])
-            self._rows = self._rows[:units]
+        self._units = len(self._rows) if units is None else units
+        add_up(self._rows, fold, self._units)
 
     @property
     def flat(self) -> torch.Tensor:
         """float32 (units, d)."""
-        return self._rows
+        return self._rows[: self._units]
 
     def squared_norms(self) -> torch.Tensor:
         """float64 (units,)."""
-        return squared_lengths(self._rows)
+        return squared_lengths(self._rows)[: self._units]
 
 
 def _grad_sample(parameter: Any) -> torch.Tensor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import ndtr
 
 from client.training.examples import Examples
 from client.training.keystream import Stream, poisson_mask
@@ -15,6 +17,10 @@ from client.work import RoundSpec
 from compliance.errors import InputError
 
 Indices = npt.NDArray[np.int64]
+
+_TILE: Final = 16  # rows: with fewer, matrix libraries treat a row by its place in the pass
+_PASS_NUMBERS: Final = 1 << 16  # a pass costs about what so many input numbers cost on top of those that it holds
+_MOST_PASSES: Final = 32
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,35 @@ def members(examples: Examples, unit: str) -> Members:
     units = examples.units.numpy()
     starts = np.concatenate([[0], np.cumsum(np.bincount(units))])
     return Members(np.argsort(units, kind="stable"), starts.astype(np.int64))
+
+
+def pass_rows(spec: RoundSpec, numbers: int) -> int:
+    """Records that every pass of the round holds, fillers included: public, a function of the study and its inputs.
+
+    `numbers`: how many input numbers a record has. At most `physical_batch`; among the multiples of 16 the one with
+    the least expected cost, where the records of a step are normal with the mean and variance that the study's rate
+    gives (a patient is taken to bring half of what it may). Whether the guess is good decides speed alone.
+    """
+    share = (1 + spec.records_per_unit) / 2
+    rate = spec.sample_numerator / spec.sample_denominator
+    mean, deviation = spec.expected_batch * share, share * np.sqrt(spec.expected_batch * (1 - rate))
+    most = spec.physical_batch
+    tried = {r for r in (*range(_TILE, most, _TILE), most) if r * _MOST_PASSES >= mean and r >= spec.records_per_unit}
+    if deviation == 0.0:
+        tried |= {r for r in (int(mean),) if _TILE <= r <= most}
+    overhead = _PASS_NUMBERS / max(1, numbers)
+
+    def cost(rows: int) -> float:
+        filled_before = np.arange(0, mean + 6 * deviation, rows)  # one more pass if there are more records than these
+        passes = float(ndtr((mean - filled_before) / deviation).sum()) if deviation else len(filled_before)
+        return passes * (rows + overhead)
+
+    return min(sorted(tried, reverse=True), key=cost, default=most)
+
+
+def filled(records: torch.Tensor, rows: int) -> torch.Tensor:
+    """The indices, and the last of them again until there are `rows`; what the repeated ones yield is dropped."""
+    return torch.cat([records, records[-1:].expand(rows - len(records))])
 
 
 def draw(stream: Stream, who: Members, spec: RoundSpec, rows: int) -> tuple[npt.NDArray[np.bool_], list[Piece]]:

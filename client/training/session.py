@@ -113,9 +113,9 @@ def _units(spec: WorkSpec) -> dict[str, torch.Tensor]:
     if spec.group_column is None:
         return {}
     from client.data.table import TableFile  # noqa: PLC0415 - pandas
-    from client.data.units import AsWritten, patient_units  # noqa: PLC0415
+    from client.data.units import patient_units  # noqa: PLC0415
 
-    column = Without(AsWritten(TableFile(Path(spec.table))), frozenset(spec.excluded)).table([spec.group_column])
+    column = Without(TableFile(Path(spec.table)), frozenset(spec.excluded)).table([spec.group_column])
     return {_UNITS: torch.from_numpy(patient_units(column[spec.group_column].tolist()))}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from compliance.messages import LayoutEntry
 
 Flat = npt.NDArray[np.float32]
 Layout = tuple[LayoutEntry, ...]
+MOST_VALUE: Final = 1e4  # of a global vector; what is trained stays far below, and rounding errors grow with it
 
 
 class Top(nn.Module, ABC):
@@ -72,12 +74,13 @@ class Top(nn.Module, ABC):
         return value - self._start[name] if name in self._start else value
 
     def set_flat(self, flat: Flat) -> None:
-        """Load a vector in the layout. Raises InputError RSD-4501 (wrong length or type, not finite)."""
+        """Load a vector in the layout. Raises InputError RSD-4501 (wrong length or type, not finite, above 1e4)."""
         d = sum(p.numel() for _, p in self.trained())
-        if flat.dtype != np.float32 or flat.shape != (d,) or not np.isfinite(flat).all():
+        fits = flat.dtype == np.float32 and flat.shape == (d,)
+        if not fits or not (np.abs(flat) <= MOST_VALUE).all():  # NaN is not at most anything
             raise InputError(
-                "RSD-4501", "the global model does not fit", rule="a finite float32 vector in the study's layout",
-                found=f"{flat.dtype}{list(flat.shape)}", limit=f"finite float32[{d}]",
+                "RSD-4501", "the global model does not fit", rule="a bounded float32 vector in the study's layout",
+                found=f"{flat.dtype}{list(flat.shape)}", limit=f"float32[{d}], each value from -1e4 to 1e4",
                 next="the operator must start the run with the model that the study pins",
             )  # fmt: skip
         at = 0

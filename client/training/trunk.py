@@ -12,6 +12,7 @@ from safetensors.torch import save
 
 from client.training.examples import Inputs
 from client.training.families import must_be, pooled, run
+from client.training.fast_products import fast_products
 from client.training.model_folder import load_encoder, load_tokenizer
 from compliance.canonical import Json, canonical, sha256_hex
 from compliance.errors import InputError
@@ -46,7 +47,7 @@ def run_frozen(model: Any, layers: int, count: int, read: Read, device: str = "c
     parts: list[Inputs] = []
     for start in range(0, count, _ROWS):
         stop = min(start + _ROWS, count)
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_products(model):
             rows = {name: _filled(t, stop - start).to(device) for name, t in read(start, stop).items()}
             hidden, mask = run(model, layers, rows), _mask(rows)
             if pool and layers == 0:

@@ -47,7 +47,7 @@ class Histogram(Frozen):
     scale: int = Field(ge=1, le=2**40)
     rows: int = Field(ge=2, le=64)
     columns: int = Field(ge=2, le=100)
-    cells: tuple[int, ...] = Field(min_length=4, max_length=64 * 100)
+    cells: tuple[int, ...] = Field(min_length=4, max_length=MOST_CELLS)
 
     @model_validator(mode="after")
     def _whole(self) -> Histogram:
@@ -62,15 +62,22 @@ class Histogram(Frozen):
         return self.model_dump(mode="json", by_alias=True)
 
     def differences(self, study: Study, digest: str, site: str, model_sha256: str) -> list[tuple[str, object, object]]:
-        """(what, found, limit) of all that is not as the study and the request say; empty if it is theirs."""
+        """(what, found, limit) of all that is not as the study and the request say; empty if it is theirs.
+
+        Whole digests are compared, and their beginnings shown.
+        """
         rows, columns = shape_of(study)
         noise = study.evaluation.noise_multiplier_micro if study.evaluation else 0
         wanted = (
-            ("study", self.study[:16], digest[:16]),
+            ("study", self.study, digest),
             ("site", self.site, site),
-            ("model", self.model_sha256[:16], model_sha256[:16]),
+            ("model", self.model_sha256, model_sha256),
             ("noise", self.noise_multiplier_micro, noise),
             ("scale", self.scale, scale_of(noise)),
             ("shape", (self.rows, self.columns), (rows, columns)),
         )
-        return [one for one in wanted if one[1] != one[2]]
+        return [(what, _shown(found), _shown(limit)) for what, found, limit in wanted if found != limit]
+
+
+def _shown(value: object) -> object:
+    return value[:16] if isinstance(value, str) and len(value) == 64 else value

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from compliance.errors import InputError, Refused
 from compliance.privacy.events import LEAST_NOISE_MICRO, MOST_EPSILON_MILLI, MOST_NOISE_MICRO, PrivacyEvent
@@ -27,6 +27,10 @@ _RDP_ORDERS = (*range(2, 33), 40, 48, 64, 96, 128, 256, 512)
 _LOUD_ORDERS = (2, 3, 4, 6, 9, 14)
 _LOUD_MILLI = 40_000  # beyond eps 40 the RDP bound is given: PLD's grids would grow to gigabytes to say the same
 _SLACK = 1e-6  # milli-eps, above the rounding of the Fourier transforms
+# Where a sampler errs, eps and delta also hold this for its pointwise error: every probability is within e^(+-rho), so
+# that N draws turn (eps, delta) into (eps + 2 N rho, e^(N rho) delta). A site refuses a study with 2 N rho above it.
+SAMPLER_MICRO_EPSILON: Final = 250
+_SAMPLER_DELTA: Final = Fraction(10**6, 10**6 + SAMPLER_MICRO_EPSILON)  # below e^(-N rho)
 
 Merged = tuple[tuple[int, Fraction, int], ...]  # (noise multiplier in micro, q, steps), sorted
 
@@ -189,6 +193,7 @@ def _rdp_epsilon(merged: Merged, tv_femto: int, inverse_delta: int, orders: tupl
 
     def at(delta: Fraction) -> int:
         best = min(nano + conversion(order, 1 / delta) for order, nano in zip(orders, sums, strict=True))
+        best += 1000 * SAMPLER_MICRO_EPSILON if tv_femto else 0
         return max(-(-best // 10**6), 0)
 
     return _with_sampler(at, tv_femto, inverse_delta)
@@ -207,7 +212,8 @@ def _pld_epsilon(merged: Merged, tv_femto: int, inverse_delta: int, grid: float)
             raise Refused(
                 "RSD-4003", "no finite eps at this delta", found="infinite", limit="finite", next="use a larger delta"
             )
-        return math.ceil(eps * 1000 + _SLACK) if eps > 0 else 0
+        slack = _SLACK + (SAMPLER_MICRO_EPSILON / 1000 if tv_femto else 0)
+        return math.ceil(eps * 1000 + slack) if eps > 0 or tv_femto else 0
 
     return _with_sampler(at, tv_femto, inverse_delta)
 
@@ -238,6 +244,7 @@ def _one(noise_micro: int, rate: Fraction, steps: int, grid: float) -> Any:
 def _with_sampler(at: Callable[[Fraction], int], tv_femto: int, inverse_delta: int) -> int:
     """Least milli-eps e with at(delta - (1 + exp(e)) t) <= e, found from below; `at` maps a delta to milli-eps."""
     delta, error = Fraction(1, inverse_delta), Fraction(tv_femto, 10**15)
+    delta *= _SAMPLER_DELTA if error else 1
     eps = at(delta)
     while error:
         left = delta - error * (1 + Fraction(math.exp(min(eps / 1000, 700.0))))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
-from typing import Self
+from typing import Final, Self
 
 from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
 from compliance.clock import now, rfc3339
@@ -44,6 +44,8 @@ CREATE TRIGGER IF NOT EXISTS entries_last BEFORE DELETE ON entries BEGIN SELECT 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _BUSY_S = 30.0
+_VERSION: Final = 2  # of the entries' fields; in SQLite's user_version
+_FORM: Final = f"residency.ledger/{_VERSION}"  # every chain begins with it
 
 
 class Ledger:
@@ -60,7 +62,8 @@ class Ledger:
     def open(cls, path: Path) -> Self:
         """Open or create the ledger at `path`, readable by its owner only, and check every chain.
 
-        Raises EnvironmentFault RSD-4120 if it cannot be read or written, CheckFailed RSD-4110 if an entry was altered
+        Raises EnvironmentFault RSD-4120 if it cannot be read or written, RSD-4111 if another version of this software
+        wrote it or an entry has other fields than this version's, CheckFailed RSD-4110 if an entry was altered
         or is missing.
         """
         with _disk(path):
@@ -235,7 +238,7 @@ class Ledger:
             )
             for seq, at, kind, body, head in rows:
                 _check_entry(state, seq, at, kind, body, head)
-                state.apply(seq, kind, parse_canonical(body, "ledger entry"), head)
+                _count(state, seq, kind, body, head)
             self._states[source] = state
             return state
 
@@ -271,10 +274,16 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError(f"journal mode is {mode}, not wal; use a local disk")
     connection.execute("PRAGMA synchronous=FULL")
     connection.executescript(_SCHEMA)
+    empty = connection.execute("SELECT 1 FROM entries LIMIT 1").fetchone() is None  # first: a version precedes entries
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != _VERSION:
+        if not empty:
+            raise _other_form(f"residency.ledger/{version or 1}")
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
 
 
 def _genesis(source: str) -> str:
-    return sha256_hex(b"residency.ledger/1\0" + source.encode())
+    return sha256_hex(_FORM.encode() + b"\0" + source.encode())
 
 
 def _link(state: SourceState, seq: int, at: str, kind: str, body: bytes) -> str:
@@ -294,6 +303,24 @@ def _check_entry(state: SourceState, seq: int, at: str, kind: str, body: bytes, 
             limit=f"seq {state.seq + 1}, head {expected[:16]}",
             next="stop all studies on this data source; restore the ledger from a backup and compare heads with peers",
         )
+
+
+def _count(state: SourceState, seq: int, kind: str, body: bytes, head: str) -> None:
+    try:
+        state.apply(seq, kind, parse_canonical(body, "ledger entry"), head)
+    except (KeyError, TypeError, ValueError) as e:
+        raise _other_form(f"entry {seq} of {state.source}: {type(e).__name__}") from e
+
+
+def _other_form(found: str) -> EnvironmentFault:
+    return EnvironmentFault(
+        "RSD-4111",
+        "the ledger was written by another version of this software",
+        rule="a ledger is read by the version of its form",
+        found=found,
+        limit=_FORM,
+        next="use the version that wrote it; keep the file, it is what was spent on these people",
+    )
 
 
 def _row(seq: int, at: str, kind: str, body: Json, head: str) -> dict[str, str | int]:

@@ -14,6 +14,7 @@ from compliance.canonical import Json
 from compliance.errors import InternalBug, Refused
 from compliance.privacy.events import UNITS, PrivacyEvent, Unit
 from compliance.privacy.rdp_filter import Total, needed_milli, sampler_allowance_femto, total
+from compliance.study_event import EVALUATION_ROUND
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,22 @@ class Reservation:
         """What counts against the budget: all of it while open, what was charged once released."""
         return self.charged() if self.released else self.events
 
-    def after(self, event: PrivacyEvent) -> Reservation | None:
-        """With `event` charged to the first reserved event of its mechanism that has room; None if none has."""
-        for i, (whole, (steps, femto)) in enumerate(zip(self.events, self.spent, strict=True)):
-            now = (steps + event.steps, femto + event.tv_error_femto)
-            if whole.same_mechanism(event) and now[0] <= whole.steps and now[1] <= whole.tv_error_femto:
-                return replace(self, spent=(*self.spent[:i], now, *self.spent[i + 1 :]))
-        return None
+    def part(self, round_: int) -> int | None:
+        """Which of `events` the round is paid from: rounds from the first, the evaluation from what is done `also`."""
+        if round_ != EVALUATION_ROUND:
+            return 0
+        return 1 if self.also else None
+
+    def after(self, round_: int, event: PrivacyEvent) -> Reservation | None:
+        """With `event` charged to the round's part; None if that is of another mechanism, or has no room."""
+        i = self.part(round_)
+        if i is None:
+            return None
+        whole, (steps, femto) = self.events[i], self.spent[i]
+        now = (steps + event.steps, femto + event.tv_error_femto)
+        if not whole.same_mechanism(event) or now[0] > whole.steps or now[1] > whole.tv_error_femto:
+            return None
+        return replace(self, spent=(*self.spent[:i], now, *self.spent[i + 1 :]))
 
 
 @dataclass(frozen=True)
@@ -163,7 +173,7 @@ def _apply_reserve(state: SourceState, body: Json) -> None:
 def _apply_charge(state: SourceState, body: Json) -> None:
     event = PrivacyEvent.model_validate(body["event"])
     study = body["study"]
-    after = state.reservations[study].after(event)
+    after = state.reservations[study].after(body["round"], event)
     if after is None:
         raise InternalBug("RSD-4190", "the ledger holds a charge beyond its reservation", found=f"entry {state.seq}")
     state.reservations[study] = after
@@ -275,7 +285,7 @@ def decide_charge(state: SourceState, study: str, round_no: int, attempt: int, e
             next="reserve the study first; a closed study cannot go on",
         )
     _require_next_attempt(state, study, round_no, attempt)
-    _require_within(state, held, event)
+    _require_within(state, held, round_no, event)
     charged = state.total(held=False)
     before = needed_milli(charged, limit.inverse_delta)
     _require_room(state, study, _plus(charged, event), limit, before)
@@ -383,14 +393,14 @@ def _require_next_attempt(state: SourceState, study: str, round_no: int, attempt
     )
 
 
-def _require_within(state: SourceState, held: Reservation, event: PrivacyEvent) -> None:
-    if held.after(event) is not None:
+def _require_within(state: SourceState, held: Reservation, round_: int, event: PrivacyEvent) -> None:
+    if held.after(round_, event) is not None:
         return
-    pairs = zip(held.events, held.spent, strict=True)
-    whole, (steps, femto) = next((p for p in pairs if p[0].same_mechanism(event)), (None, (0, 0)))
+    part = held.part(round_)
+    whole, (steps, femto) = (held.event, (0, 0)) if part is None else (held.events[part], held.spent[part])
     steps, femto = steps + event.steps, femto + event.tv_error_femto
-    found = f"{steps} steps, sampler error {femto} femto" if whole else "another noise, rate or unit"
-    whole = whole or held.event
+    same = part is not None and whole.same_mechanism(event)
+    found = f"{steps} steps, sampler error {femto} femto" if same else "another noise, rate or unit"
     raise Refused(
         "RSD-4109",
         f"study {held.study} would spend more of {state.source} than it reserved",

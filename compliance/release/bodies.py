@@ -75,7 +75,15 @@ class CommitBody(Body):
 
 
 class EvaluationBody(Body):
-    """`evaluation`: a site's signed histogram is on disk; or the operator fixed the signed record of the evaluation."""
+    """`evaluation` at a site: its signed histogram is on disk; `conformance` says which checks of the noise passed."""
+
+    digest: str = Field(pattern=SHA256)
+    model_sha256: str = Field(pattern=SHA256)
+    conformance: dict[str, bool]
+
+
+class EvaluationRecordBody(Body):
+    """`evaluation` at the operator: the signed record of the evaluation is fixed."""
 
     digest: str = Field(pattern=SHA256)
     model_sha256: str = Field(pattern=SHA256)

@@ -147,7 +147,8 @@ def _overlap(contents: Contents) -> str:
     ]
     head = (
         f"The sites have not compared their patients. For a {claims.unit} that several of them hold, the events of\n"
-        "those sites compose; the bound is that of the sites for which it is largest, at the same delta.\n"
+        "those sites compose; the bound is that of the sites for which it is largest, at the same delta. For a number\n"
+        "of sites between two rows the larger one holds.\n"
     )
     return f"{head}\n{_table((f'Sites that hold the {claims.unit}', 'eps'), rows)}"
 

@@ -14,12 +14,11 @@ from compliance.release import bodies
 from compliance.release.case import Contents, Context, Logged
 from compliance.release.model_files import released_mean, snapshot
 from compliance.release.report import Found
+from compliance.release.verify_records import ROSTER_TOLERANCE
 from compliance.study import covers
 from compliance.study_event import EVALUATION_ROUND
 from compliance.validation import load_model
 
-_REJECTED = ("RSD-81", "RSD-82", "RSD-50", "RSD-1210", "RSD-1265", "RSD-60")  # what the server finds wrong on arrival
-_WITHDRAWN = "RSD-2430"
 _KINDS = ("charge", "evaluation", "decision", "transfer")
 
 
@@ -38,7 +37,9 @@ def evaluation(contents: Contents, context: Context) -> Found:
     _of_the_model(contents, record)
     _sent_the_model(contents, operator, record)
     given = [row for row in record.rows if row.outcome == "contributed"]
-    logged = [_covering(contents, context, record, row)["evaluation"] for row in given]
+    covering = [_covering(contents, context, record, row) for row in given]
+    _not_earlier(contents, record, [entries["transfer"] for entries in covering])
+    logged = [entries["evaluation"] for entries in covering]
     told = [text for row in record.rows for text in _left_out(contents, record, row)]
     asserted = tuple((operator, text) for text in told)
     if record.figures is None:
@@ -67,13 +68,16 @@ def _only_counts(contents: Contents, operator: str) -> None:
 
 
 def _signed(contents: Contents, context: Context, record: EvaluationRecord) -> None:
-    """By the operator, who logged it; of this study and run; a row for every site of the study."""
+    """By the operator, who logged it and no other, with a key valid then; of this study and run; all sites have a row.
+
+    A second record in the operator's log is one that could be shown to somebody else.
+    """
     operator, at = context.anchor.trust.operator.name, parse_time(record.at, f"at of {FILE}")
     data, study = contents.file(FILE), contents.study
     digest = context.anchor.statement(data, SCHEMA, FILE, role="operator", holder=operator, at=at).digest
-    logged = [(e, b) for e, b in contents.bodies(operator, "evaluation", bodies.EvaluationBody) if b.digest == digest]
+    logged = contents.bodies(operator, "evaluation", bodies.EvaluationRecordBody)
     for what, found, limit in (
-        ("study", record.study[:16], contents.study_digest[:16]),
+        ("study", record.study, contents.study_digest),
         ("run", record.run, contents.manifest.run),
         ("term", covers(study, record.at), True),
         (
@@ -81,12 +85,31 @@ def _signed(contents: Contents, context: Context, record: EvaluationRecord) -> N
             sorted((r.site, r.jurisdiction) for r in record.rows),
             sorted((s.name, s.jurisdiction) for s in study.sites),
         ),
-        ("entry in the operator's log", len(logged), 1),
+        ("entry in the operator's log", [b.digest for _, b in logged], [digest]),
+        ("model in the operator's log", [b.model_sha256 for _, b in logged], [record.model_sha256]),
     ):
         if found != limit:
             raise _false(f"{FILE}: the {what} is not right", found, limit)
-    if at > parse_time(logged[0][0].at):
-        raise _false(f"{FILE} is dated later than {operator} logged it", record.at, logged[0][0].at)
+    entry = logged[0][0]
+    if at > parse_time(entry.at):
+        raise _false(f"{FILE} is dated later than {operator} logged it", record.at, entry.at)
+    if not context.anchor.signers(contents.envelope(FILE), "operator", operator, parse_time(entry.at)):
+        raise _false(
+            f"{FILE} is signed with a key that was not valid when it was logged", entry.at, "a key in its period"
+        )
+
+
+def _not_earlier(contents: Contents, record: EvaluationRecord, transfers: list[Entry]) -> None:
+    """Not before the last round was over, nor before what is in it was sent; clocks may differ a little.
+
+    With an earlier date every site could be called late.
+    """
+    at, last = parse_time(record.at), contents.rosters[-1]
+    if at < parse_time(last.roster.at):
+        raise _false(f"{FILE} is dated earlier than {last.path}", record.at, last.roster.at)
+    sent = max((e.at for e in transfers), key=parse_time, default=record.at)
+    if at < parse_time(sent) - ROSTER_TOLERANCE:
+        raise _false(f"{FILE} is dated earlier than counts in it were sent", record.at, sent)
 
 
 def _of_the_model(contents: Contents, record: EvaluationRecord) -> None:
@@ -173,6 +196,8 @@ def _same(
         ("model of the count", counted.model_sha256, record.model_sha256),
         ("digest of the count", counted.digest, row.histogram_sha256),
         ("number of counts in its log", len(others), 1),
+        ("checks of the noise", sorted(n for n, passed in counted.conformance.items() if not passed), []),
+        ("whether the noise was checked", bool(counted.conformance), True),
         ("artifact of the transfer", sent.artifact, bodies.METRIC),
         ("digest of the transfer", sent.sha256, row.histogram_sha256),
         ("decision of the transfer", sent.decision, entries["decision"].index),
@@ -184,28 +209,35 @@ def _same(
 
 
 def _left_out(contents: Contents, record: EvaluationRecord, row: EvaluationRow) -> list[str]:
-    """What only the operator says of a site whose log shows a count that is not in the sum. Raises if it cannot be."""
+    """What is said of a site whose log shows counts that are not in the sum, and whether its log shows the same.
+
+    That they are left out rests on the operator's word: neither a lost reply nor an answer of a broken site stands in a
+    log, and one site must not be able to spoil the release.
+    """
     if row.outcome == "contributed" or row.site not in contents.logs:
         return []
-    log, told = contents.logs[row.site], []
-    for entry, body in contents.bodies(row.site, "evaluation", bodies.EvaluationBody):
-        code = row.reason.code if row.reason else ""
-        if row.outcome == "late" and parse_time(entry.at) > parse_time(record.at):
-            told.append(f"that the counts of {row.site} came too late ({log.where(entry)}, {entry.at})")
-        elif row.outcome == "failed" and (code.startswith(_REJECTED) or _withdrawn(contents, row.site, code, entry)):
-            told.append(f"that the counts of {row.site} did not arrive whole ({code}, {log.where(entry)})")
-        elif row.outcome == "refused" and not _sent(contents, row.site):
-            told.append(f"that {row.site} refused to send its counts ({code})")
+    code, log = row.reason.code if row.reason else "", contents.logs[row.site]
+    told = []
+    for entry, _ in contents.bodies(row.site, "evaluation", bodies.EvaluationBody):
+        counts = f"that the counts of {row.site} ({log.where(entry)}, {entry.at})"
+        if _says_so(contents, row.site, code, entry):
+            told.append(f"{counts} are left out after {code}, which its log shows")
+        elif row.outcome == "late" and parse_time(entry.at) > parse_time(record.at):
+            told.append(f"{counts} came too late, after the record's date")
+        elif not _sent(contents, row.site):
+            told.append(f"{counts} are left out ({row.outcome}, {code}); its log does not show that it sent them")
         else:
-            message = f"{FILE} says that {row.site} was {row.outcome}, but {log.where(entry)} holds its counts"
-            raise _false(message, f"{row.outcome} ({code}), {record.at}", f"evaluation {body.digest[:16]}, {entry.at}")
+            told.append(
+                f"{counts} did not arrive whole and in time ({row.outcome}, {code}): its log shows them as sent"
+            )
     return told
 
 
-def _withdrawn(contents: Contents, site: str, code: str, entry: Entry) -> bool:
-    failures = contents.log(site).of(contents.study_digest, "failure")
-    own = [e for e in failures if (e.body.get("code"), e.body.get("round")) == (_WITHDRAWN, EVALUATION_ROUND)]
-    return code == _WITHDRAWN and any(e.index > entry.index for e in own)
+def _says_so(contents: Contents, site: str, code: str, counted: Entry) -> bool:
+    """The site's own log holds that refusal or failure after its counts; a failure, of the evaluation."""
+    own = contents.log(site).of(contents.study_digest, "refusal", "failure")
+    of_it = [e for e in own if e.kind == "refusal" or e.body.get("round") == EVALUATION_ROUND]
+    return any(e.index > counted.index and e.body.get("code") == code for e in of_it)
 
 
 def _sent(contents: Contents, site: str) -> bool:

@@ -41,10 +41,10 @@ def claims(contents: Contents) -> dict[str, Json]:
 
 
 def overlap(contents: Contents) -> tuple[OverlapEpsilon, ...]:
-    """What the study cost a unit that k of the sites hold, k = 2 to their number, from all charges shown."""
+    """What the study cost a unit that k of the sites hold, for the k of `epsilon_at_sites`, from all charges shown."""
     spent = [tuple(c.event for _, c in charged(contents, s.name)) for s in contents.study.sites]
     found = epsilon_at_sites(spent, contents.study.privacy.inverse_delta)
-    return tuple(OverlapEpsilon(sites=k, epsilon_milli=milli) for k, milli in enumerate(found, 2))
+    return tuple(OverlapEpsilon(sites=k, epsilon_milli=milli) for k, milli in found.items())
 
 
 def charged(contents: Contents, site: str) -> Charges:
@@ -107,6 +107,8 @@ def _check_charges(contents: Contents, terms: SiteTerms, charges: Charges) -> No
             ("sampling rate", event.rate, wanted.rate),
             ("unit", event.unit, wanted.unit),
             ("steps", event.steps, wanted.steps),
+            ("sampler's error", event.tv_error_femto, wanted.tv_error_femto),
+            ("event", event, wanted),
         ):
             if found != limit:
                 raise _false(f"{where}: the {what} is not the study's", found=found, limit=limit)

@@ -101,9 +101,9 @@ def test_the_batch_is_one_unit(folder, monkeypatch):
     """The records' gradients are summed first: one clipped gradient a batch."""
     honest = attach.BookKeeping.finish
 
-    def finish(self, fold=None):
-        records = self._at.records
-        honest(self, torch.zeros(records - 1, dtype=torch.int64) if fold is None and records > 2 else fold)
+    def finish(self, fold=None, units=None):
+        broken = fold is None and units is not None and units > 1
+        honest(self, *((torch.zeros(units - 1, dtype=torch.int64), 1) if broken else (fold, units)))
 
     monkeypatch.setattr(attach.BookKeeping, "finish", finish)
     fails("batch_size", folder)

@@ -34,6 +34,7 @@ def joined(study, tmp_path_factory):
     home = consortium().copy_home("a", tmp_path_factory.mktemp("joined"))
     with open_home(home) as site:
         session.answer(site, study.join())
+        session.answer(site, study.last_roster())
     return home
 
 
@@ -206,6 +207,38 @@ def test_a_recipient_whom_the_law_denies_stops_it_before_the_charge(home, study)
         assert refused.value.code == "RSD-3100"
         assert _charges(site, study) == []
         assert site.workbench.specs == []
+
+
+def test_a_model_whose_digest_only_begins_like_the_announced_one_is_not_evaluated(home, study):
+    announced = json.loads(study.evaluate().body)["model_sha256"]
+    asked = study.evaluate(model_sha256=announced[:12] + "0" * 52)
+    with open_home(home) as site:
+        with pytest.raises(InputError) as refused:
+            session.answer(site, asked)
+        assert refused.value.code == "RSD-1261"
+        assert _charges(site, study) == []
+
+
+def test_a_request_before_the_last_round_is_over_does_not_spend_the_evaluation(study, tmp_path):
+    """A message that comes early, or an operator who tries a model in between, costs nothing."""
+    home = consortium().copy_home("a", tmp_path)
+    with open_home(home) as site:
+        session.answer(site, study.join())
+        session.answer(site, study.round())
+        with pytest.raises(Refused) as refused:
+            session.answer(site, study.evaluate())
+        assert refused.value.code == "RSD-1267"
+        assert [c.round for c in site.ledger.charges(study.digest)] == [1]
+        session.answer(site, study.last_roster())
+        session.answer(site, study.evaluate())
+        assert [c.round for c in site.ledger.charges(study.digest)] == [1, 0]
+
+
+def test_the_log_says_which_checks_of_the_noise_passed_after_a_crash_too(home, study):
+    _crash(home, study.evaluate(), "histogram file")
+    with open_home(home) as site:
+        session.answer(site, study.evaluate())
+        assert [e.body["conformance"] for e in entries(site, "evaluation")] == [{"noise_variance": True}]
 
 
 def test_a_study_without_an_evaluation_is_never_evaluated(tmp_path):

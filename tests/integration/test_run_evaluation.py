@@ -1,32 +1,34 @@
 """The evaluation at the end of a run, with the coordinator and the sites in one process (tests/local_run.py)."""
 
 import json
+import re
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 
 from compliance.canonical import canonical, parse_canonical, sha256_hex
-from compliance.clock import now
+from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import CheckFailed, EnvironmentFault, PeerUnreachable, Refused, ResidencyError
 from compliance.evaluation.histogram import Histogram
 from compliance.evaluation.record import EvaluationRecord
 from compliance.identity import parse_envelope, seal
 from compliance.messages import EvaluateReply, decode
 from compliance.privacy.events import PrivacyEvent
-from compliance.release import verify_evaluation
+from compliance.release import bodies, verify_evaluation
 from compliance.release.build import build_bundle
 from compliance.release.bundle_folder import read_folder
-from compliance.release.case import Contents
+from compliance.release.case import Contents, Context
 from compliance.release.verify import verify_bundle
 from compliance.study import open_study
 from compliance.validation import load_model
-from server import evaluation
+from server import coordinator, evaluation
 from server.evaluation_view import evaluation_error
 from server.run_view import summary
 from strategies.wire import Reply
-from tests.federation import REFUSED, TRAINING, consortium, entries
+from tests.federation import OPERATOR, REFUSED, TRAINING, consortium, entries
 from tests.local_run import World
 
 TERMS = {"noise_multiplier_micro": 4_000_000, "bins": 10}
@@ -95,10 +97,10 @@ def test_a_run_with_an_evaluation_publishes_it(finished):
 def test_its_release_verifies_and_separates_what_sites_assert(finished, files):
     report = finished.verify()
     assert report.error is None, report.error
-    text = "\n".join(report.lines())
+    text = " ".join("\n".join(report.lines()).split())
     assert "3 sites signed, each charged once" in text
-    assert "ASSERTED BY a, b, d\n  - that its noised counts are of its own records" in text
-    assert "the counts of c did not arrive whole" in text
+    assert "ASSERTED BY a, b, d - that its noised counts are of its own records" in text
+    assert re.search(r"counts of c \(entry \d+ .*\) did not arrive whole and in time \(failed, RSD-6011\)", text)
     card = files["model/README.md"].decode()
     assert "## Evaluation" in card
     assert "THOSE THAT IT WAS TRAINED ON" in card
@@ -114,8 +116,10 @@ def _shows(world, outcome):
     json.dumps(fields)
 
 
-def test_sites_that_refuse_or_are_late_stand_in_it_and_a_false_late_is_caught_by_the_sites_own_log(signed, tmp_path):
-    """b sends its counts and the operator says that it was late; a stops before it counts."""
+def test_a_site_that_refuses_or_whose_reply_is_lost_stands_in_it_and_the_release_tells_what_its_log_shows(
+    signed, tmp_path
+):
+    """b sends its counts and the operator says that it was late, or lies; a stops before it counts."""
 
     def tamper(site, kind, reply):
         if (site, kind) == ("b", "evaluate"):
@@ -129,8 +133,45 @@ def test_sites_that_refuse_or_are_late_stand_in_it_and_a_false_late_is_caught_by
         assert _outcomes(world) == {**CLEAN, "a": "refused", "b": "late"}
         assert _record(world).figures is not None
         report = world.verify()
-        assert report.failed.step.number == 15
-        assert "says that b was late" in report.error.message
+        assert report.error is None, report.error
+        text = " ".join("\n".join(report.lines()).split())
+        assert re.search(r"counts of b \(.*\) did not arrive whole and in time \(late, RSD-6103\): its log shows", text)
+        assert "the counts of a" not in text
+
+
+def test_a_broken_sites_answer_is_left_out_and_the_others_release_stands(signed, tmp_path):
+    """c names the same entry four times, d's disk damages its counts after the entry."""
+
+    def tamper(site, kind, reply):
+        if (site, kind) == ("c", "evaluate"):
+            body = parse_canonical(reply.body, "reply")
+            same = dict.fromkeys(("charge", "evaluation", "decision", "transfer"), body["charge"])
+            return Reply(canonical({**body, **same}))
+        return reply
+
+    with ExitStack() as stack:
+        world = World(tmp_path, signed).open(stack)
+        site = world.site("d")
+        record = site.record
+
+        def damaging(kind, body, study):
+            entry = record(kind, body, study)
+            if kind == "evaluation":
+                (kept,) = site.home.path.rglob("histogram-1.json")
+                value = parse_canonical(parse_envelope(kept.read_bytes(), "h").payload, "h")
+                kept.write_bytes(seal({**value, "cells": value["cells"][::-1]}, site.signer).encode())
+            return entry
+
+        site.record = damaging
+        world.run(tamper)
+        codes = {r.site: r.reason.code for r in _record(world).rows if r.reason}
+        assert (codes["c"], codes["d"]) == ("RSD-8220", "RSD-1220")
+        assert _record(world).contributed == ("a", "b")
+        report = world.verify()
+        assert report.error is None, report.error
+        text = " ".join("\n".join(report.lines()).split())
+        assert re.search(r"counts of d \(.*\) are left out after RSD-1220, which its log shows", text)
+        assert re.search(r"counts of c \(.*\) did not arrive whole and in time \(failed, RSD-8220\)", text)
 
 
 def _withdrawn(*_):
@@ -171,7 +212,9 @@ def _gone(*_):
         lambda h: h.update(cells=h["cells"][1:]),
         lambda h: h.update(site="c"),
         lambda h: h.update(model_sha256="0" * 64),
+        lambda h: h.update(model_sha256=h["model_sha256"][:16] + "0" * 48),
         lambda h: h.update(study="0" * 64),
+        lambda h: h.update(study=h["study"][:16] + "0" * 48),
     ],
 )
 def test_counts_that_are_not_what_the_study_asks_for_are_rejected(finished, signed, change):
@@ -222,6 +265,71 @@ def test_a_record_that_was_changed_and_signed_again_does_not_verify(finished, ch
     _resealed(run, change)
     report = verify_bundle(build_bundle(run, consortium().operator, consortium().anchor), consortium().anchor, now())
     assert report.failed.step.number == 15
+
+
+def test_a_record_with_an_earlier_date_than_the_last_round_does_not_verify(signed, tmp_path, monkeypatch):
+    """With such a date the operator could call every site late."""
+    monkeypatch.setattr(evaluation, "rfc3339", lambda at: rfc3339(at - timedelta(hours=1)))
+    with ExitStack() as stack:
+        world = World(tmp_path, signed).open(stack)
+        world.run()
+        report = world.verify()
+        assert report.failed.step.number == 15
+        assert "dated earlier than rosters/round-002.json" in report.error.message
+
+
+@pytest.mark.parametrize(("minutes", "fine"), [(0, True), (-14, True), (-16, False)])
+def test_a_record_is_not_older_than_the_counts_in_it(finished, files, minutes, fine):
+    record, contents = _record(finished), Contents(files)
+    (sent,) = (e for e, b in contents.bodies("a", "transfer", bodies.TransferBody) if b.artifact == bodies.METRIC)
+    moved = sent.model_copy(update={"at": rfc3339(parse_time(record.at) - timedelta(minutes=minutes))})
+    with nullcontext() if fine else pytest.raises(CheckFailed, match="earlier than counts in it were sent"):
+        verify_evaluation._not_earlier(contents, record, [moved])
+
+
+def test_a_second_record_in_the_operators_log_does_not_verify(signed, tmp_path, monkeypatch):
+    """Of two records the operator could show each to somebody else."""
+    record = coordinator.Run.record
+
+    def twice(run, kind, *given):
+        if kind == "evaluation":
+            record(run, kind, {**given[0], "digest": "0" * 64})
+        record(run, kind, *given)
+
+    monkeypatch.setattr(coordinator.Run, "record", twice)
+    with ExitStack() as stack:
+        world = World(tmp_path, signed).open(stack)
+        world.run()
+        report = world.verify()
+        assert report.failed.step.number == 15
+        assert "the entry in the operator's log is not right" in report.error.message
+
+
+def test_a_key_that_was_revoked_before_the_record_was_logged_does_not_sign_it(finished, files):
+    """A record with an older date than the revocation, logged after it."""
+    contents, record, anchor = Contents(files), _record(finished), consortium().anchor
+    late = rfc3339(parse_time(record.at) + timedelta(days=400))  # past the operator key's period
+    context = Context(anchor, now())
+    verify_evaluation._signed(contents, context, record)
+    log = contents.logs[OPERATOR]
+    for index, entry in log.entries.items():
+        if entry.kind == "evaluation":
+            log.entries[index] = entry.model_copy(update={"at": late})
+    with pytest.raises(CheckFailed, match="not valid when it was logged"):
+        verify_evaluation._signed(contents, context, record)
+
+
+@pytest.mark.parametrize("checks", [{}, {"noise_variance": False}])
+def test_counts_whose_noise_did_not_pass_its_checks_do_not_verify(signed, tmp_path, checks):
+    with ExitStack() as stack:
+        world = World(tmp_path, signed).open(stack)
+        site = world.site("a")
+        count = site.workbench.evaluate
+        site.workbench.evaluate = lambda *a: (count(*a)[0], checks)
+        world.run()
+        report = world.verify()
+        assert report.failed.step.number == 15
+        assert "noise" in report.error.message
 
 
 @pytest.mark.parametrize("change", [_better, _narrower, lambda v: v["figures"].pop()])

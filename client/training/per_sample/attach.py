@@ -16,7 +16,7 @@ from client.training.per_sample.norms import NormSite
 from client.training.per_sample.products import FrozenSite
 from client.training.per_sample.refusals import refuse_lora, refuse_no_rule, refuse_unsound, refuse_untouched
 from client.training.per_sample.slots import Pass, Slot
-from client.training.per_sample.summed import SummedLinear, squared_lengths
+from client.training.per_sample.summed import SummedLinear, add_up, squared_lengths
 from compliance.errors import InternalBug
 
 Trained = Sequence[tuple[str, nn.Parameter]]
@@ -40,7 +40,8 @@ class BookKeeping:
 
     While attached (a context manager), the forwards of the trained layers are replaced. A pass: `begin(n)`, a forward
     over n records, the backward of the SUM of their losses, `finish()`; then `flat` and `summed` hold every unit's
-    gradient. No `.grad` is computed.
+    gradient. No `.grad` is computed. At one n a unit's gradient and norm are the same bits whatever else is in the
+    pass: all that is computed has shapes of n rows, and rows that are no unit are dropped at the end.
     """
 
     def __init__(self, model: nn.Module, trained: Trained, physical: int, least: int = 1) -> None:
@@ -97,18 +98,18 @@ class BookKeeping:
         for layer in self._large.values():
             layer.begin()
 
-    def finish(self, fold: torch.Tensor | None = None) -> None:
+    def finish(self, fold: torch.Tensor | None = None, units: int | None = None) -> None:
         """After the backward pass: add up each unit's records, and give every parameter its `grad_sample`.
 
-        `fold` int64: row `units + i` is added to row fold[i], where units = records - len(fold); the first record of
-        each unit is in the unit's row already. Raises InputError RSD-4525 naming parameters without a gradient.
+        The first `units` rows (all, unless told) are the units, each with its first record. `fold` int64: row
+        `units + i` is added to row fold[i]. Rows after those are fillers and dropped. Raises InputError RSD-4525 naming
+        parameters without a gradient.
         """
         layers: tuple[Slot | SummedLinear, ...] = (*self._slots.values(), *self._large.values())
         if missing := [layer.name for layer in layers if not layer.filled]:
             refuse_untouched(missing)
-        if fold is not None:
-            self._units, self._fold = self._at.records - len(fold), fold
-            self._buffer[: self._units].index_add_(0, fold, self._buffer[self._units : self._at.records])
+        self._units, self._fold = self._at.records if units is None else units, fold
+        add_up(self._buffer, fold, self._units)
         for _, p in self._trained:
             slot = self._slots.get(id(p))
             each: Any = self._buffer[: self._units, :0] if slot is None else slot.gradients[: self._units]
@@ -121,9 +122,9 @@ class BookKeeping:
 
     def squared_norms(self) -> torch.Tensor:
         """float64 (units,): squared length of each unit's whole gradient, never too small by more than 2^-21 of it."""
-        total = squared_lengths(self.flat)
+        total = squared_lengths(self._buffer[: self._at.records])[: self._units]
         for layer in self.summed if self._units else ():
-            total += layer.squared_norms(self._fold)
+            total += layer.squared_norms(self._fold, self._units)
         return total
 
 

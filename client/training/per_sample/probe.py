@@ -23,7 +23,7 @@ class Source(Protocol):
         """Start a pass."""
         ...
 
-    def finish(self, fold: torch.Tensor | None = None) -> None:
+    def finish(self, fold: torch.Tensor | None = None, units: int | None = None) -> None:
         """End it."""
         ...
 

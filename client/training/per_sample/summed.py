@@ -2,10 +2,12 @@
 
 A record's gradient of the weight is left^T right, (rows, columns), with left (T, rows) and right (T, columns). Its norm
 comes from the two Gram matrices of T x T, or from the gradient itself where that is cheaper; the sum over records with
-their clipping factors is one matrix product. No (n, rows, columns) is kept where Gram norms are.
+their clipping factors is one matrix product. No (n, rows, columns) is kept; the gradient itself is made in blocks.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import torch
 
@@ -13,6 +15,8 @@ from client.training.device import exact
 
 UNIT = 2.0**-24  # float32's unit roundoff
 SUM_ERROR = 2.0**-19  # allowance for one layer's sum over one record, relative to the clip; see `SummedLinear`
+
+_EACH_BYTES: Final = 64 << 20  # of a layer's gradients record by record, at a time
 
 
 class SummedLinear:
@@ -30,41 +34,42 @@ class SummedLinear:
         self.name, self.shape = name, shape
         self._left: list[torch.Tensor] = []
         self._right: list[torch.Tensor] = []
-        self._each: torch.Tensor | None = None
+        self._fold: torch.Tensor | None = None
         self.squared = torch.zeros(0)  # what `squared_norms` returned last
 
     @property
     def filled(self) -> bool:
         """Whether anything was kept since `begin`."""
-        return bool(self._left) or self._each is not None
+        return bool(self._left)
 
     def begin(self) -> None:
         """Forget the pass before."""
-        self._left, self._right, self._each = [], [], None
+        self._left, self._right, self._fold = [], [], None
 
     def keep(self, left: torch.Tensor, right: torch.Tensor) -> None:
         """(n, T, rows) and (n, T, columns) of one use of the layer."""
         self._left.append(left.detach().float())
         self._right.append(right.detach().float())
 
-    def squared_norms(self, fold: torch.Tensor | None) -> torch.Tensor:
-        """float64 (units,): upper bounds of the squared norms. `fold`: see `BookKeeping.finish`."""
+    def squared_norms(self, fold: torch.Tensor | None, units: int) -> torch.Tensor:
+        """float64 (units,): upper bounds of the squared norms. `fold`, `units`: see `BookKeeping.finish`."""
         left, right = self._factors()
+        self._fold = fold
         if fold is None and gram_is_cheaper(left.shape[1], *self.shape):
-            self.squared = _gram_bound(left, right)
+            self.squared = _gram_bound(left, right)[:units]
             return self.squared
-        each = torch.bmm(left.transpose(1, 2), right).flatten(1)
-        if fold is not None:
-            units = len(each) - len(fold)
-            each[:units].index_add_(0, fold, each[units:])
-            each = each[:units]
-        self._each, self._left, self._right = each, [], []
-        self.squared = squared_lengths(each)
+        total = torch.zeros(len(left), dtype=torch.float64, device=exact(left).device)
+        width = max(1, _EACH_BYTES // (4 * len(left) * self.shape[0]))
+        for some in torch.split(right, width, 2):
+            each = torch.bmm(left.transpose(1, 2), some).flatten(1)
+            add_up(each, fold, units)
+            total += squared_lengths(each)
+        self.squared = total[:units]
         return self.squared
 
     def weighted_sum(self, factors: torch.Tensor) -> torch.Tensor:
         """float32 (rows * columns,): sum over units of factor * gradient; what is not finite counts as zero."""
-        return self._sum(factors.to(self._device), torch.float32)
+        return self._sum(factors.to(self._left[0].device), torch.float32)
 
     def sum_error(self, factors: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
         """float64 scalar: distance of `found` from the same sum in float64."""
@@ -73,22 +78,24 @@ class SummedLinear:
 
     def _sum(self, factors: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """In `dtype`. Only a unit with factor 0 holds inf or NaN, and 0 * inf is no number: both sides are cleared."""
-        factors = factors.to(dtype)
-        if self._each is not None:
-            return torch.mv(torch.nan_to_num(self._each.to(factors.device, dtype), 0.0, 0.0, 0.0).t(), factors)
         left, right = (t.to(factors.device, dtype) for t in self._factors())
-        scaled = (left * factors[:, None, None]).nan_to_num_(0.0, 0.0, 0.0).flatten(0, 1)
+        parts = [factors.to(dtype)] if self._fold is None else [factors, factors[self._fold.to(factors.device)]]
+        known = torch.cat(parts).to(dtype)
+        by_record = torch.cat([known, known.new_zeros(len(left) - len(known))])  # a filler counts for nothing
+        scaled = (left * by_record[:, None, None]).nan_to_num_(0.0, 0.0, 0.0).flatten(0, 1)
         return torch.mm(scaled.t(), torch.nan_to_num(right, 0.0, 0.0, 0.0).flatten(0, 1)).flatten()
-
-    @property
-    def _device(self) -> torch.device:
-        return (self._left[0] if self._each is None else self._each).device
 
     def _factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """One pair for all uses of the layer: uses are further positions."""
         if len(self._left) > 1:
             self._left, self._right = [torch.cat(self._left, 1)], [torch.cat(self._right, 1)]
         return self._left[0], self._right[0]
+
+
+def add_up(rows: torch.Tensor, fold: torch.Tensor | None, units: int) -> None:
+    """Add row `units + i` to row fold[i], in place; nothing without a fold."""
+    if fold is not None:
+        rows[:units].index_add_(0, fold, rows[units : units + len(fold)])
 
 
 def gram_is_cheaper(positions: int, rows: int, columns: int) -> bool:

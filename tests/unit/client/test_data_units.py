@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from client.data.identity import subject_keys
 from client.data.table import TableFile
-from client.data.units import AsWritten, patient_units
+from client.data.units import patient_units
 from client.prepared import prepared_key
 from client.training.session import prepare, resume
 from compliance.canonical import sha256_hex
@@ -46,10 +46,10 @@ def test_identifiers_are_read_as_they_were_registered(tmp_path):
     """As numbers these two would be one person; a missing column has its own error."""
     path = tmp_path / "t.csv"
     path.write_text("patient,x\n12345678901234567890,1\n12345678901234567891,2\n")
-    found = AsWritten(TableFile(path)).table(["patient"])["patient"].tolist()
+    found = TableFile(path).table(["patient"])["patient"].tolist()
     assert patient_units(found).tolist() == [0, 1]
     with pytest.raises(InputError, match="RSD-2303"):
-        AsWritten(TableFile(path)).table(["person"])
+        TableFile(path).table(["person"])
 
 
 # --- through a prepared study ---------------------------------------------------------------------------------------

@@ -206,8 +206,9 @@ def test_a_study_that_the_ledger_cannot_pay(tmp_path):
 
 @pytest.mark.parametrize(("starts", "ends"), [(-20, -1), (2, 20)])
 def test_a_study_outside_its_term(site, starts, ends):
-    error = _refused(site, _changed(starts=day(starts), ends=day(ends)).join(), "RSD-2008")
-    assert error.limit == f"{day(starts)} to {day(ends)}"
+    first, last = day(starts), day(ends)
+    error = _refused(site, _changed(starts=first, ends=last).join(), "RSD-2008")
+    assert error.limit == f"{first} to {last}"
 
 
 def test_a_study_that_outlives_the_trust_file(site):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from client.data.images import read_image
+from client.data import images
+from client.data.images import image_files, read_image
 from client.data.table import TableFile
 from client.tasks.base import task_of
 from client.tasks.causal_lm import TASK as CAUSAL
@@ -92,12 +94,20 @@ def test_what_is_no_list_of_words_is_refused(value):
         ({"words": None, "tags": None}, "RSD-2322"),
         ({"words": [], "tags": []}, "RSD-2322"),
         ({"words": NAME, "tags": "B-drug"}, "RSD-2304"),
-        ({"words": NAME, "tags": "O"}, "RSD-2305"),
     ],
 )
 def test_rows_that_are_no_tagged_text_are_refused(tmp_path, second, code):
     source = table(tmp_path / "t.jsonl", [{"words": NAME, "tags": "O"}, second])
     assert refused(lambda: TOKENS.records(token_task(), source)).code == code
+
+
+def test_one_tag_or_class_only_is_taken_for_every_task(tmp_path):
+    """Else the roster would say when the last record of a class left."""
+    source = table(tmp_path / "t.jsonl", [{"words": NAME, "tags": "O"}] * 2)
+    assert TOKENS.records(token_task(), source).tags == ((0,), (0,))
+    pictures = table(tmp_path / "i.jsonl", [{"target": "-", "image": "i.npy"}] * 2)
+    np.save(tmp_path / "i.npy", np.zeros((8, 6), np.uint8))
+    assert IMAGES.records(image_task(), pictures).labels.tolist() == [0, 0]
 
 
 def test_a_column_that_is_missing_is_named_for_every_task(tmp_path):
@@ -298,6 +308,38 @@ def test_png_and_npy_of_the_same_pixels_are_the_same_image(tmp_path):
         assert grey.shape == (3, 8, 8)
         assert np.abs(grey[0] - GREY / np.float32(255)).max() < 1e-6
     assert read_image(records.files[0], 1).shape == (1, 8, 6)
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "a\ud800.png", "a" * 5000 + ".png", "circle.png"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path, name):
+    (tmp_path / "circle.png").symlink_to(tmp_path / "circle.png")
+    assert refused(lambda: image_files(tmp_path, [name], None)).code == "RSD-2331"
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_with_transparency_is_read_as_without_it(tmp_path, mode, channels):
+    """Pillow warns of a palette with transparency while it converts, not while it opens."""
+    whole = np.random.default_rng(2).integers(0, 255, (8, 6, 3), dtype=np.uint8)
+    picture = Image.fromarray(whole).convert(mode)
+    hidden = {"P": bytes([0, 128, 255]), "L": 3, "RGB": (1, 2, 3)}[mode]
+    picture.save(tmp_path / "plain.png")
+    picture.save(tmp_path / "clear.png", transparency=hidden)
+    with Image.open(tmp_path / "clear.png") as opened:
+        assert "transparency" in opened.info
+    plain, clear = (read_image(f, channels) for f in image_files(tmp_path, ["plain.png", "clear.png"], None))
+    assert np.array_equal(plain, clear)
+
+
+def test_whatever_pillow_warns_of_while_it_decodes_is_a_refusal(tmp_path, monkeypatch):
+    def warned(*_: object) -> None:
+        warnings.warn("a value of the picture", UserWarning, stacklevel=1)
+
+    (tmp_path / "a.png").write_bytes(png(GREY))
+    (file,) = image_files(tmp_path, ["a.png"], None)
+    monkeypatch.setattr(images, "_planes", warned)
+    error = refused(lambda: read_image(file, 1))
+    assert (error.code, error.found) == ("RSD-2332", "ValueError")
 
 
 def pixel_rows(*changes: object) -> list[dict[str, object]]:

@@ -314,6 +314,19 @@ def test_a_warm_process_that_cannot_start_is_told_apart():
     assert incomplete.pid is None
 
 
+def test_the_warm_process_imports_no_table_library():
+    """pandas brings pyarrow, whose allocators start threads: no agent could fork (RSD-4603)."""
+    program = (
+        "import sys\nfrom client import zygote\nzygote.warm_up()\n"
+        "print(*sorted({m.partition('.')[0] for m in sys.modules} & {'pandas', 'pyarrow'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=worker_environment(dict(os.environ), 1), capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
+
+
 # --- randomness, environment, frames ----------------------------------------------------------------------------------
 
 

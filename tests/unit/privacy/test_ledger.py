@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from compliance.canonical import canonical, sha256_hex
 from compliance.errors import CheckFailed, EnvironmentFault, InputError, Refused
 from compliance.privacy.events import PrivacyEvent
 from compliance.privacy.ledger import Ledger
@@ -218,6 +219,39 @@ def test_an_altered_ledger_does_not_open(ledger: Ledger, tmp_path: Path, stateme
         Ledger.open(tmp_path / "ledger.db")
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"study":"' + STUDY.encode() + b'"}', b"[]", b'{"also":[],"event":{"sigma":1},"study":"x"}']
+)
+@pytest.mark.parametrize("kind", ["limit", "reserve", "charge", "release"])
+def test_entries_with_other_fields_are_of_another_version(
+    ledger: Ledger, tmp_path: Path, kind: str, body: bytes
+) -> None:
+    """The chain is whole: nobody altered it."""
+    ledger.close()
+    source, at = "site/thyroid", "2026-01-01T00:00:00Z"
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
+        (head,) = db.execute("SELECT head FROM entries").fetchone()
+        entry = {"source": source, "seq": 2, "at": at, "kind": kind, "body_sha256": sha256_hex(body)}
+        head = sha256_hex(bytes.fromhex(head) + canonical(entry))
+        db.execute("INSERT INTO entries VALUES (?, 2, ?, ?, ?, ?)", (source, at, kind, body, head))
+    db.close()
+    with pytest.raises(EnvironmentFault) as fault:
+        Ledger.open(tmp_path / "ledger.db")
+    assert (fault.value.code, fault.value.limit) == ("RSD-4111", "residency.ledger/2")
+    assert "use the version that wrote it" in (fault.value.next or "")
+
+
+def test_a_file_of_another_form_is_told_apart_from_an_altered_one(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.close()
+    for version in (0, 1, 3):
+        with sqlite3.connect(tmp_path / "ledger.db") as db:
+            db.execute(f"PRAGMA user_version = {version}")
+        db.close()
+        with pytest.raises(EnvironmentFault) as fault:
+            Ledger.open(tmp_path / "ledger.db")
+        assert (fault.value.code, fault.value.found) == ("RSD-4111", f"residency.ledger/{version or 1}")
+
+
 def test_a_file_that_is_no_ledger_is_an_environment_fault(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"not a database" * 100)
     with pytest.raises(EnvironmentFault, match="RSD-4120"):
@@ -230,3 +264,21 @@ def test_entries_cannot_be_changed_through_sql(ledger: Ledger, tmp_path: Path) -
         with pytest.raises(sqlite3.IntegrityError, match="append only"):
             db.execute(statement)
     db.close()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_round_and_the_evaluation_are_each_paid_from_their_own_part(ledger: Ledger, order: tuple[int, int]) -> None:
+    """Also where both are the same mechanism: neither can use up what the other holds."""
+    one = event(1, sample_denominator=1, noise_multiplier_micro=4_000_000)
+    ledger.reserve("site/thyroid", STUDY, one, 8000, 10**5, also=(one,))
+    for round_ in order:
+        ledger.charge("site/thyroid", STUDY, round_, 1, one)
+        once_more = (0, 2) if round_ == 0 else (2, 1)
+        with pytest.raises(Refused, match="RSD-4109"):
+            ledger.charge("site/thyroid", STUDY, *once_more, one)
+    assert ledger.reservation("site/thyroid", STUDY).charged() == (one, one)  # type: ignore[union-attr]
+
+
+def test_a_study_without_an_evaluation_pays_for_none(ledger: Ledger) -> None:
+    with pytest.raises(Refused, match="RSD-4109"):
+        reserved(ledger).charge("site/thyroid", STUDY, 0, 1, event(8))

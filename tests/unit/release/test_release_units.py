@@ -111,6 +111,22 @@ def test_a_roster_without_the_unit_is_no_roster(change: dict[str, str]) -> None:
         build_bundle(made.run, made.operator, made.anchor)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "told"), [("tv_error_femto", 0, "sampler's error"), ("tv_error_femto", 21, "sampler's error"),
+                                 ("steps", 1, "steps"), ("sample_numerator", 32, "sampling rate")],
+)  # fmt: skip
+def test_a_charge_of_another_event_makes_step_12_false(field: str, value: int, told: str) -> None:
+    """Whatever of the event differs: the sampler's error is a part of eps."""
+
+    def change(member: str, kind: str, body: dict[str, Any]) -> None:
+        if kind == "charge":
+            body["event"] = {**body["event"], field: value}
+
+    made = build_world(Plan(body=change))
+    number, message = failed(released(made, made.run))
+    assert (number, f"the {told} is not the study's" in message) == (12, True)
+
+
 def test_a_charge_per_record_in_a_patient_study_makes_step_12_false() -> None:
     def change(member: str, kind: str, body: dict[str, Any]) -> None:
         if kind == "charge":

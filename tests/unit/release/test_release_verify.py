@@ -315,7 +315,7 @@ PLANS: dict[str, tuple[Plan, int]] = {
     "more records in a batch": (Plan(body=_event(sample_numerator=65)), 12),
     "no reservation": (Plan(body=_set("site-a", "reservation", source="elsewhere")), 12),
     "a sequence number twice": (Plan(body=_set("site-a", "charge", seq=3)), 12),
-    "the study's noise is too small": (Plan(noise_multiplier_micro=300_000), 12),
+    "the study's noise is too small": (Plan(noise_multiplier_micro=400_000), 12),
 }
 
 

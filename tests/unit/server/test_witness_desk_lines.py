@@ -7,6 +7,7 @@ from compliance.log import cosign, note
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
 from compliance.messages import CheckpointOffer, CosignedLine
+from compliance.roster import EntryRef
 from server.witness_desk import WitnessDesk
 from tests.federation import OPERATOR, consortium, joined_home, main_study, open_home
 
@@ -108,3 +109,15 @@ def test_a_forged_cosignature_on_the_operators_log_is_refused(desk, a, b):
         desk.take("a", forged)
     desk.take("a", _line(a, own))
     assert desk.try_take("b", _line(b, own)) is None
+
+
+def test_entries_that_a_site_names_are_its_own_in_order_and_covered_by_its_checkpoint(desk, a, b):
+    def refs(*indices, log=a.log.origin):
+        return [EntryRef(origin=log, index=i, leaf="ab" * 32) for i in indices]
+
+    size = a.log.size
+    desk.show("a", a.offer(), *refs(0, size - 1))
+    for bad in (refs(0, 0, 0, 0), refs(2, 1), refs(1, size), refs(0, 1, log=b.log.origin)):
+        with pytest.raises(Refused) as refused:
+            desk.show("a", a.offer(), *bad)
+        assert refused.value.code == "RSD-8220"
