@@ -104,4 +104,4 @@ def test_a_message_at_hand_is_finished_or_abandoned_in_bounded_time(
 def test_the_node_asks_fast_after_an_answer_then_slower_and_slower(config: NodeConfig) -> None:
     own = NodeConfig(**{f: v for f, v in vars(config).items() if not f.startswith("poll_")})
     pauses = [node.pause_s(own, quiet) for quiet in (0.0, 1.99, 2.0, 59.9, 60.0, math.inf)]
-    assert pauses == [0.06, 0.06, 0.25, 0.25, 1.0, 1.0]
+    assert pauses == [0.06, 0.06, 0.5, 0.5, 1.0, 1.0]
