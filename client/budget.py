@@ -11,7 +11,8 @@ from compliance.errors import Refused
 from compliance.messages import LayoutEntry
 from compliance.privacy.accounting import SAMPLER_MICRO_EPSILON, check_claim
 from compliance.privacy.ledger import Ledger
-from compliance.privacy.ledger_state import Plan
+from compliance.privacy.ledger_records import Charge, Plan
+from compliance.roster import EntryRef
 from compliance.study_event import TV_ERROR_FEMTO_PER_ROUND, also_done
 
 # Total variation of one draw, in 1e-15, rounded up: client.training.lattice bounds it by 1.7e-23.
@@ -55,6 +56,20 @@ def check_sampler(case: Case, layout: tuple[LayoutEntry, ...]) -> None:
             limit=f"{TV_ERROR_FEMTO_PER_ROUND} femto",
             next="propose fewer steps a round or fewer trained parameters",
         )
+
+
+def record_charge(site: Site, paid: Charge, base_sha256: str, since: int) -> EntryRef:
+    """Log a charge of the ledger, once, with the model that it was paid for; its entry cannot stand before `since`."""
+    body: dict[str, Json] = {
+        "source": paid.source,
+        "round": paid.round,
+        "attempt": paid.attempt,
+        "event": paid.event.model_dump(mode="json"),
+        "seq": paid.seq,
+        "head": paid.head,
+        "base_sha256": base_sha256,
+    }
+    return site.record_once("charge", body, paid.study, since)
 
 
 def reserve(site: Site, case: Case) -> dict[str, Json]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from client.admission import Case
+from client.budget import record_charge
 from client.data import withdrawals
 from client.denial import denied
 from client.site import Site
@@ -23,7 +24,7 @@ from compliance.errors import InputError, InternalBug, Refused, ResidencyError, 
 from compliance.files import read_bytes, sync_folder, write_durably
 from compliance.law.model import Party
 from compliance.messages import RoundReply, RoundRequest, encode
-from compliance.privacy.ledger_state import Charge
+from compliance.privacy.ledger_records import Charge
 from compliance.roster import EntryRef
 from compliance.study import SHA256
 from compliance.training_spec import Frozen
@@ -215,16 +216,8 @@ def _base_file(folder: Path, attempt: int) -> Path:
 
 def _record_charge(site: Site, paid: Charge, folder: Path, since: int) -> None:
     """Log a charge of the ledger, once, and keep the entry's place beside the attempt; it cannot be before `since`."""
-    body = {
-        "source": paid.source,
-        "round": paid.round,
-        "attempt": paid.attempt,
-        "event": paid.event.model_dump(mode="json"),
-        "seq": paid.seq,
-        "head": paid.head,
-        "base_sha256": read_bytes(_base_file(folder, paid.attempt), "the attempt's base").decode("ascii"),
-    }
-    entry = site.record_once("charge", body, paid.study, since)
+    base = read_bytes(_base_file(folder, paid.attempt), "the attempt's base").decode("ascii")
+    entry = record_charge(site, paid, base, since)
     write_durably(folder / f"attempt-{paid.attempt}.json", canonical(entry.model_dump(mode="json")))
 
 

@@ -13,7 +13,7 @@ from client.ledger_view import bar_of, unit_text, write_plot
 from compliance.canonical import Json
 from compliance.cli import Result, table
 from compliance.files import read_bytes
-from compliance.privacy.ledger_state import Balance, Plan
+from compliance.privacy.ledger_records import Balance, Plan
 
 
 def dry_run(home: Path, file: Path, plot: Path | None = None) -> Result:

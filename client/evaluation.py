@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from client.admission import Case
+from client.budget import record_charge
 from client.contribution import onward_of
 from client.data import withdrawals
 from client.denial import denied
@@ -31,7 +32,7 @@ from compliance.files import read_bytes, write_durably
 from compliance.identity import parse_envelope, seal
 from compliance.law.model import Party
 from compliance.messages import EvaluateReply, EvaluateRequest, encode
-from compliance.privacy.ledger_state import Charge
+from compliance.privacy.ledger_records import Charge
 from compliance.roster import EntryRef
 from compliance.study import SHA256
 from compliance.study_event import EVALUATION_ROUND, also_done
@@ -130,7 +131,7 @@ def _draw(
     """Charge and count; the signed histogram is on disk when this returns."""
     site.check_ledger()
     for paid in (c for c in site.ledger.charges(case.digest) if c.round == EVALUATION_ROUND):
-        _record_charge(site, paid, folder, 0)  # a crash may have come before its entry: an auditor sees every charge
+        _log_charge(site, paid, folder, 0)  # a crash may have come before its entry: an auditor sees every charge
         raise _lost("no histogram after a crash")
     decision, _ = site.decide(case, "metric", case.operator(), onward, EVALUATION_ROUND)
     if not decision.allow:  # before the charge: what may not leave is not counted
@@ -141,7 +142,7 @@ def _draw(
     write_durably(_model_file(folder), message.model_sha256.encode("ascii"))
     unlogged, (event,) = site.log.size, also_done(case.study)
     paid = site.ledger.charge(case.dataset.source, case.digest, EVALUATION_ROUND, _ATTEMPT, event)
-    _record_charge(site, paid, folder, unlogged)
+    _log_charge(site, paid, folder, unlogged)
     try:
         cells, conformance = site.workbench.evaluate(case, cache, model)
         with withdrawals.releasing(site.home.path):
@@ -195,18 +196,8 @@ def _signed(site: Site, case: Case, model_sha256: str, cells: tuple[int, ...]) -
     return seal(histogram.as_json(), site.signer).encode()
 
 
-def _record_charge(site: Site, paid: Charge, folder: Path, since: int) -> EntryRef:
-    """Log the charge, once; its entry cannot stand before `since`."""
-    body = {
-        "source": paid.source,
-        "round": paid.round,
-        "attempt": paid.attempt,
-        "event": paid.event.model_dump(mode="json"),
-        "seq": paid.seq,
-        "head": paid.head,
-        "base_sha256": read_bytes(_model_file(folder), "the evaluated model").decode("ascii"),
-    }
-    return site.record_once("charge", body, paid.study, since)
+def _log_charge(site: Site, paid: Charge, folder: Path, since: int) -> EntryRef:
+    return record_charge(site, paid, read_bytes(_model_file(folder), "the evaluated model").decode("ascii"), since)
 
 
 def _commit(site: Site, case: Case, message: EvaluateRequest, folder: Path) -> CommittedHistogram:
@@ -218,7 +209,7 @@ def _commit(site: Site, case: Case, message: EvaluateRequest, folder: Path) -> C
         digest = parse_envelope(read_bytes(_signed_file(folder), "histogram", _SIGNED_BYTES), "histogram").digest
         model = read_bytes(_model_file(folder), "the evaluated model").decode("ascii")
         (paid,) = (c for c in site.ledger.charges(case.digest) if c.round == EVALUATION_ROUND)
-        charge = _record_charge(site, paid, folder, 0)
+        charge = _log_charge(site, paid, folder, 0)
         checks = parse_canonical(read_bytes(_conformance_file(folder), "conformance"), "conformance")
         body: dict[str, Json] = {"digest": digest, "model_sha256": model, "conformance": checks}
         entry = site.record_once("evaluation", body, case.digest, charge.index)

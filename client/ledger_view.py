@@ -11,7 +11,7 @@ from compliance.cli import table
 from compliance.errors import InputError
 from compliance.files import refuse_existing, write_durably
 from compliance.privacy.ledger import Ledger
-from compliance.privacy.ledger_state import Balance, Reservation
+from compliance.privacy.ledger_records import Balance, Reservation
 
 
 def source_fields(ledger: Ledger, source: str) -> dict[str, Json]:

@@ -26,7 +26,8 @@ from compliance.errors import CheckFailed, EnvironmentFault, InputError
 from compliance.files import sync_folder
 from compliance.privacy import ledger_state as rules
 from compliance.privacy.events import UNITS, PrivacyEvent, Unit
-from compliance.privacy.ledger_state import Balance, Charge, Limit, Plan, Reservation, SourceState
+from compliance.privacy.ledger_records import Balance, Charge, Limit, Plan, Reservation
+from compliance.privacy.ledger_state import SourceState
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
