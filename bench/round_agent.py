@@ -27,6 +27,11 @@ from compliance.errors import RunFailed
 from compliance.messages import LayoutEntry
 
 
+def head_of(size: int) -> tuple[LayoutEntry, ...]:
+    """The head of two labels that has `size` parameters, an even number: the study's model."""
+    return LayoutEntry(name="head.weight", shape=(2, size // 2 - 1)), LayoutEntry(name="head.bias", shape=(2,))
+
+
 class StandIn(Workbench):
     """Waits until the bench lets the site's round through, and answers with what its child drew."""
 
@@ -38,9 +43,7 @@ class StandIn(Workbench):
     def prepare(self, case: Case, cache: Path) -> Ready:
         """A layout of the study's size."""
         del cache
-        size = self._sizes[case.study.name]
-        head = LayoutEntry(name="head.weight", shape=(size - 1,)), LayoutEntry(name="head.bias", shape=(1,))
-        return Ready(head, "cpu")
+        return Ready(head_of(self._sizes[case.study.name]), "cpu")
 
     def train(
         self, case: Case, cache: Path, round_: int, attempt: int, base: npt.NDArray[np.float32]

@@ -157,7 +157,7 @@ def answered_study(world: World, name: str, rounds: int) -> None:
     """Sign a study of so many rounds, propose it, and have both sites advise on it and approve it."""
     source, signed, answers = world.root / f"{name}.yaml", world.study(name), world.answers(name)
     write_durably(world.root / "paper.md", b"INVENTED FOR A MEASUREMENT. No institution wrote or signed this.\n")
-    write_durably(source, yaml.safe_dump(_study(name, rounds, model_digest(world.root / "model"))).encode())
+    write_durably(source, yaml.safe_dump(bench_study(name, rounds, model_digest(world.root / "model"))).encode())
     done("study", "sign", source, "--key", world.hub / "keys" / "operator.key", "--out", signed)
     done("study", "propose", signed, "--home", world.hub)
     answers.mkdir()
@@ -172,7 +172,7 @@ def answered_study(world: World, name: str, rounds: int) -> None:
         )  # fmt: skip
 
 
-def _study(name: str, rounds: int, model_sha256: str) -> dict[str, Any]:
+def bench_study(name: str, rounds: int, model_sha256: str) -> dict[str, Any]:
     until = (now() + timedelta(days=60)).date().isoformat()
     papers = [{"id": kind.replace("_", "-"), "kind": kind} for kind in _PAPERS]
     return {

@@ -10,10 +10,16 @@ import threading
 import psutil
 import pytest
 
+from bench.round import SIZES
+from bench.round_agent import head_of
 from bench.round_figures import Idle, Lap, figures, lines
 from bench.round_gate import GATE, Gate, wait_at_gate
 from bench.round_processes import Processes, cpu_s
+from bench.round_world import bench_study
 from compliance.errors import RunFailed
+from compliance.release.model_files import LayoutFile, check_layout
+from compliance.study import Study
+from compliance.validation import load_model
 
 LAPS = {
     "0.1M": {
@@ -34,6 +40,18 @@ def test_figures_are_medians_and_the_cpu_is_that_of_the_small_size():
     assert [s["round_s"] for s in found["samples"]["0.1M"]["stock"]] == [9.0, 20.0, 10.0]
     assert found["rounds"] == {"0.1M": {"stock": 3, "ours": 3}, "10M": {"stock": 1, "ours": 1}}
     assert any("10.0 times quicker" in line for line in lines(found))
+
+
+def test_the_stand_in_has_the_head_of_the_bench_study_at_every_size():
+    raw = bench_study("bench", 3, "ab" * 32)
+    papers = [{**{k: v for k, v in d.items() if k != "file"}, "sha256": "cd" * 32} for d in raw["documents"]]
+    signed = {"issued": raw["starts"], "software": {"version": "1", "bundle_sha256": "ef" * 32}}
+    study = load_model(Study, {**raw, **signed, "documents": papers}, "RSD-2007", "study")
+    for size in SIZES.values():
+        entries = [e.model_dump(mode="json", exclude_none=True) for e in head_of(size)]
+        layout = load_model(LayoutFile, {"schema": "residency.layout/1", "entries": entries}, "RSD-9042", "layout")
+        check_layout(layout, study)
+        assert layout.size == size
 
 
 @pytest.fixture
