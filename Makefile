@@ -7,19 +7,25 @@ BIN := $(VENV)/bin
 
 .PHONY: setup demo demo-full test test-slow lint bench clean
 
-# Compiled once: the demo and the tests start hundreds of processes, and not every environment lets them keep bytecode.
-setup: $(VENV)/.ready $(AUDITOR)/.ready
+# Compiled once, on all cores: the demo and the tests start hundreds of processes, and not every environment lets them
+# keep bytecode. A file that does not compile is none that is imported.
+COMPILE = -m compileall -qq -j 0
+
+setup:
+	@$(MAKE) --no-print-directory --jobs 2 $(VENV)/.ready $(AUDITOR)/.ready
 	@$(BIN)/python -m compileall -q residency.py bench client compliance demo server strategies
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python $(COMPILE) $(VENV)/lib || true
 	touch $@
 
 # The auditor's install: no torch, no flwr. The demo verifies its release with it.
 $(AUDITOR)/.ready: pyproject.toml constraints.txt $(wildcard compliance/*.py compliance/*/*.py compliance/*/*/*.yaml)
 	$(PYTHON) -m venv $(AUDITOR)
-	$(AUDITOR)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt .
+	$(AUDITOR)/bin/pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt .
+	@$(AUDITOR)/bin/python $(COMPILE) $(AUDITOR)/lib || true
 	touch $@
 
 demo: setup
