@@ -105,12 +105,19 @@ class RoundedGaussian:
     def __init__(self, scale: float) -> None:
         if scale < 2**12:
             raise ValueError("the table's series needs a scale of at least 4096 lattice steps")
-        high, low = _weights(scale)
-        cumulated_low = np.cumsum(low, dtype=np.uint64)  # below 2^23 entries * 2^40
-        self._high = np.cumsum(high, dtype=np.uint64) + (cumulated_low >> np.uint64(_LOW))
-        self._low = cumulated_low & np.uint64(2**_LOW - 1)
+        self._high, low = _weights(scale)
+        np.cumsum(low, out=low)  # below 2^23 entries * 2^40
+        np.cumsum(self._high, out=self._high)
+        low >>= np.uint64(_LOW)
+        self._high += low
+        self._scale = scale
         self._guide: Words | None = None
-        self.tv_error = high.size * 2.0 ** -(_HIGH + _LOW) + _TAIL_MASS
+        self.tv_error = self._high.size * 2.0 ** -(_HIGH + _LOW) + _TAIL_MASS
+
+    @property
+    def _low(self) -> Words:
+        """The 40 further bits of each threshold: so seldom asked for that they are not kept."""
+        return np.cumsum(_weights(self._scale)[1], dtype=np.uint64) & np.uint64(2**_LOW - 1)
 
     def sample(self, stream: Stream, count: int) -> Integers:
         """`count` independent samples, shape (count,), int64."""
@@ -144,10 +151,11 @@ class RoundedGaussian:
 
     def _settle(self, high: int, stream: Stream) -> int:
         """The magnitude when 63 bits do not decide: 40 more bits, and again from the start beyond the last weight."""
+        thresholds = self._low
         while True:
             low = int(stream.words(1)[0]) >> (64 - _LOW)
             first = int(np.searchsorted(self._high, np.uint64(high), side="left"))
-            while first < self._high.size and (int(self._high[first]), int(self._low[first])) <= (high, low):
+            while first < self._high.size and (int(self._high[first]), int(thresholds[first])) <= (high, low):
                 first += 1
             if first < self._high.size:
                 return first
@@ -157,24 +165,40 @@ class RoundedGaussian:
 def _guide(thresholds: Words) -> Words:
     """For each first 20 bits of a 63-bit word: 20 bits, how many thresholds are below; 1 bit, whether more than one is
     inside; 43 bits, the rest of the first one inside (all ones if none is). An equal rest decides nothing."""
-    bucket = (thresholds >> np.uint64(_REST)).astype(np.int64)
-    inside = np.bincount(bucket, minlength=1 << _GUIDE)
-    below = np.cumsum(inside) - inside
-    first = np.where(inside > 0, thresholds.take(below, mode="clip") & _REST_MASK, _REST_MASK)
-    packed = (below.astype(np.uint64) << np.uint64(1)) | (inside > 1).astype(np.uint64)
-    found: Words = (packed << np.uint64(_REST)) | first
+    found = np.empty(1 << _GUIDE, np.uint64)
+    for at in range(0, found.size, _CHUNK):
+        edges = np.arange(at, at + _CHUNK + 1, dtype=np.uint64) << np.uint64(_REST)
+        below = np.searchsorted(thresholds, edges, side="left")
+        inside, below = np.diff(below), below[:-1]
+        first = np.where(inside > 0, thresholds.take(below, mode="clip") & _REST_MASK, _REST_MASK)
+        packed = (below.astype(np.uint64) << np.uint64(1)) | (inside > 1).astype(np.uint64)
+        found[at : at + _CHUNK] = (packed << np.uint64(_REST)) | first
     return found
 
 
 def _weights(scale: float) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """The magnitudes' weights in units of 2^-103, as (units of 2^-63, the rest), together just below 2^103."""
-    x2 = (np.arange(math.ceil(TAIL * scale) + 1, dtype=np.float64) / scale) ** 2
+    """The magnitudes' weights in units of 2^-103, as (units of 2^-63, the rest), together just below 2^103.
+
+    In pieces: the tables stay for the life of the process, and what is only on the way to them shall leave no holes.
+    """
+    count = math.ceil(TAIL * scale) + 1
+    starts = range(0, count, _CHUNK)
+    unit = 2.0**_HIGH * (1 - 2.0**-40) / math.fsum(_masses(scale, at, count).sum() for at in starts)
+    whole, rest = np.empty(count, np.uint64), np.empty(count, np.uint64)
+    for at in starts:
+        mass = _masses(scale, at, count) * unit
+        floor = np.floor(mass)
+        whole[at : at + _CHUNK], rest[at : at + _CHUNK] = floor, np.floor((mass - floor) * 2.0**_LOW)
+    return whole, rest
+
+
+def _masses(scale: float, start: int, count: int) -> npt.NDArray[np.float64]:
+    """The masses, not normed, of the magnitudes from `start` on, a chunk of those below `count`."""
+    x2 = (np.arange(start, min(start + _CHUNK, count), dtype=np.float64) / scale) ** 2
     h2 = 1.0 / (scale * scale)
-    mass = np.exp(-x2 / 2) * (1 + h2 * (x2 - 1) / 24 + h2 * h2 * (x2 * x2 - 6 * x2 + 3) / 1920)
-    mass[1:] *= 2
-    mass *= 2.0**_HIGH * (1 - 2.0**-40) / mass.sum()
-    whole = np.floor(mass)
-    return whole.astype(np.uint64), np.floor((mass - whole) * 2.0**_LOW).astype(np.uint64)
+    mass: npt.NDArray[np.float64] = np.exp(-x2 / 2) * (1 + h2 * (x2 - 1) / 24 + h2 * h2 * (x2 * x2 - 6 * x2 + 3) / 1920)
+    mass[(1 if start == 0 else 0) :] *= 2
+    return mass
 
 
 def tv_error_femto(sampler: RoundedGaussian, dimension: int, steps: int) -> int:
