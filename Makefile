@@ -5,7 +5,7 @@ VENV := .venv
 AUDITOR := .venv-auditor
 BIN := $(VENV)/bin
 
-.PHONY: setup demo demo-full test test-slow lint bench clean
+.PHONY: setup demo demo-full test test-slow law-differential law-mutations law-docs lint bench clean
 
 # Compiled once, on all cores: the demo and the tests start hundreds of processes, and not every environment lets them
 # keep bytecode. A file that does not compile is none that is imported.
@@ -40,6 +40,16 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# The two evaluators against each other on 100,000 cases; every slip in packs and shared code; the pages on packs again.
+law-differential: setup
+	$(BIN)/python -m pytest -m slow tests/properties/test_law_differential.py
+
+law-mutations: setup
+	$(BIN)/python -m pytest -m slow tests/properties/test_law_mutations.py
+
+law-docs: setup
+	RESIDENCY_WRITE_DOCS=1 $(BIN)/python -m pytest tests/unit/law/test_law_docs.py
 
 lint: setup
 	$(BIN)/ruff check .

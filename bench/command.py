@@ -91,28 +91,26 @@ def log() -> Result:
 @bench.command()
 @command("residency.bench.law/1")
 def law() -> Result:
-    """Decisions a second with both evaluators, one recipient, over the packs that come with the package.
+    """Time of a decision by both evaluators with all packs loaded, over the reference cases; and time to load them.
 
     \b
     Example: residency bench law --json
     """
-    from compliance.law.decide import Engine, builtin_packs  # noqa: PLC0415
-    from compliance.law.model import Party, Transfer  # noqa: PLC0415
+    from compliance.law.cases import load_folder  # noqa: PLC0415
+    from compliance.law.cedar_eval import CedarPack  # noqa: PLC0415
+    from compliance.law.pack import builtin_packs, load_pack  # noqa: PLC0415
+    from compliance.law.timing import decision_seconds  # noqa: PLC0415
 
     packs = builtin_packs()
-    engine = Engine(packs, {name: pack.digest for name, pack in packs.items()})
-    transfer = Transfer(
-        artifact="aggregate",
-        exporter=Party(name="a", jurisdiction="DE"),
-        recipient=Party(name="e", jurisdiction="CN"),
-        purpose="scientific_research",
-        study="0" * 64,
-        at="2026-11-21T00:00:00Z",
-    )
-    engine.decide(transfer)
-    times = _timed(20, lambda: [engine.decide(transfer) for _ in range(20)])
-    fields = {"decisions_per_s": _spread([20 / t for t in times])}
-    return Result(fields, [f"decisions_per_s: {fields['decisions_per_s']}"])
+    load = _timed(5, lambda: [CedarPack(load_pack(pack.raw)) for pack in packs.values()])
+    one = decision_seconds(packs, load_folder())
+    fields = {
+        "packs": len(packs),
+        "load_s": _spread(load),
+        "decision_us_p50": round(statistics.median(one) * 1e6),
+        "decisions_per_s": _spread([1 / t for t in one]),
+    }
+    return Result(fields, [f"{name}: {value}" for name, value in fields.items()])
 
 
 @bench.command("round")

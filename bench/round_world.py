@@ -125,8 +125,13 @@ def _equip(world: World, site: str, jurisdiction: str, model: Path) -> None:
     rows = world.root / f"{site}.csv"
     lines = [f"{site}-{i},{i % 7},{'yes' if i % 2 else 'no'}" for i in range(_ROWS)]
     rows.write_text("\n".join(["patient_id,value,label", *lines]) + "\n", encoding="utf-8")
+    said = ("--favourable", "--text", "A measurement on invented rows.")
+    law_set, law, law_advice = office / "law-set.json", office / "law.json", office / "law.advice.json"
+    done("law", "init", "--site", site, "--jurisdiction", jurisdiction, "--out", law_set)
+    done("law", "advise", law_set, "--key", office / "dpo.key", *said, "--out", law_advice)
+    done("law", "adopt", law_set, "--key", office / "signatory.key", "--advice", law_advice, "--out", law)
     draft, signed = office / "policy.yaml", office / "policy.json"
-    done("policy", "init", "--site", site, "--jurisdiction", jurisdiction, "--out", draft)
+    done("policy", "init", "--law", law, "--out", draft)
     policy = dict(read_yaml(draft, "policy").value)
     policy |= {
         "purposes": ["scientific_research"],
@@ -139,12 +144,14 @@ def _equip(world: World, site: str, jurisdiction: str, model: Path) -> None:
     }
     write_durably(draft, yaml.safe_dump(policy).encode())
     advice = office / "policy.advice.json"
-    said = ("--favourable", "--text", "A measurement on invented rows.")
     done("policy", "advise", draft, "--key", office / "dpo.key", *said, "--out", advice)
     done("policy", "sign", draft, "--key", office / "signatory.key", "--advice", advice, "--out", signed)
     trust = world.hub / "trust.json"
     certificate = world.hub / "certificates" / f"{site}.crt"
-    done("agent", "enroll", "--home", home, "--certificate", certificate, "--trust", trust, "--policy", signed)
+    done(
+        "agent", "enroll", "--home", home, "--certificate", certificate, "--trust", trust, "--law", law,
+        "--law-advice", law_advice, "--policy", signed,
+    )  # fmt: skip
     done(
         "agent", "dataset", "add", DATASET, "--home", home, "--path", rows, "--source", site,
         "--id-column", "patient_id", "--legal-basis", "9(2)(j)", "--purpose", "scientific_research",

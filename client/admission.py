@@ -10,8 +10,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.data.withdrawals import standing, stop_file
-from client.home import AgentHome, DatasetRecord, ModelRecord, OpenPolicy, packs
+from client.data.withdrawals import people_at_most, standing, stop_file
+from client.home import AgentHome, DatasetRecord, ModelRecord, OpenLaw, OpenPolicy, packs
 from client.stop_file import stop_mark
 from client.taken_back import check_not_taken_back
 from client.unit_terms import check_unit
@@ -33,15 +33,18 @@ from compliance.canonical import parse_canonical
 from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import EnvironmentFault, InputError, Refused
 from compliance.identity import parse_envelope
+from compliance.law.counters import Counters
 from compliance.law.decide import Engine
-from compliance.law.model import Decision, Document, Guarantees, Party, Transfer
+from compliance.law.law_set import LawSet
+from compliance.law.model import Count, Decision, Party
 from compliance.law.vocabulary import Artifact
-from compliance.policy import SitePolicy, check_study
+from compliance.policy import check_study
 from compliance.privacy.events import UNITS, PrivacyEvent, Unit
 from compliance.software import VERSION
 from compliance.study import SiteTerms, Study, open_study
 from compliance.study_desk import check_members
 from compliance.study_event import study_event
+from compliance.study_transfer import COUNTED, party, transfer_of
 from compliance.trust.root import Anchor
 
 
@@ -51,12 +54,15 @@ class Case:
 
     anchor: Anchor
     policy: OpenPolicy
+    law: OpenLaw
     study: Study
     digest: str
     terms: SiteTerms
     dataset: DatasetRecord
     model: ModelRecord | None  # None: a model that comes with the software
     engine: Engine
+    people: int  # in the data source at most, rounded up
+    counters: Path  # the file in which this site counts the persons whose data reached somebody
     excluded: tuple[int, ...] = ()  # rows of the extract, by position, whose subjects were withdrawn
     stop_file: str = ""  # changes when a subject is withdrawn: no batch is drawn after that
     stop_mark: str = ""  # digest of the stop file's content before `excluded` was read
@@ -71,46 +77,34 @@ class Case:
         return (self.study.privacy.unit,) if self.dataset.several_rows else UNITS
 
     def decide(self, artifact: Artifact, recipient: Party, onward: tuple[Party, ...] = ()) -> Decision:
-        """May this site send `artifact` to `recipient`, who passes it on to `onward`, now?"""
-        return self.engine.decide(
-            Transfer(
-                artifact=artifact,
-                exporter=Party(name=self.terms.name, jurisdiction=self.terms.jurisdiction),
-                recipient=recipient,
-                onward=onward,
-                purpose=self.study.purpose,
-                study=self.digest,
-                documents=documents_of(self.study),
-                guarantees=guarantees_of(self.study, self.terms),
-                at=rfc3339(now()),
-            )
-        )
+        """May this site send `artifact` to `recipient`, who passes it on to `onward`, now? Counts nobody.
+
+        Raises InputError RSD-3050, Refused RSD-3051 for counters that cannot be relied on.
+        """
+        at, parties = rfc3339(now()), (recipient, *onward)
+        counts: tuple[Count, ...] = ()
+        if artifact in COUNTED:
+            source, persons = self.persons()
+            with Counters.open(self.counters) as counters:
+                counts = counters.counts(self.party(), parties, source, persons, self.study.data_categories, at)
+        told = transfer_of(self.study, self.digest, self.terms.name, artifact, recipient, onward, counts=counts, at=at)
+        return self.engine.decide(told)
+
+    def persons(self) -> tuple[str, int]:
+        """The data source of this study here, and how many persons it has held at most, in all extracts."""
+        return self.dataset.source, self.people
+
+    def party(self) -> Party:
+        """This site."""
+        return party(self.terms)
 
     def operator(self) -> Party:
         """The recipient of the updates."""
-        return Party(name=self.study.operator.name, jurisdiction=self.study.operator.jurisdiction)
+        return party(self.study.operator)
 
     def peers(self) -> tuple[Party, ...]:
         """The other sites of the study: the global model would reach them."""
-        return tuple(
-            Party(name=s.name, jurisdiction=s.jurisdiction) for s in self.study.sites if s.name != self.terms.name
-        )
-
-
-def documents_of(study: Study) -> tuple[Document, ...]:
-    """The study's papers as the decision engine reads them."""
-    return tuple(Document(**d.model_dump(exclude={"id", "title"})) for d in study.documents)
-
-
-def guarantees_of(study: Study, terms: SiteTerms) -> Guarantees:
-    """What this software guarantees about an update of this site."""
-    return Guarantees(
-        unit=study.privacy.unit,
-        epsilon_milli=terms.epsilon_milli,
-        inverse_delta=study.privacy.inverse_delta,
-        min_sites=study.quorum.sites,
-        secure_aggregation=False,
-    )
+        return tuple(party(s) for s in self.study.sites if s.name != self.terms.name)
 
 
 def open_case(home: AgentHome, study_bytes: bytes, what: str) -> Case:
@@ -131,7 +125,8 @@ def open_case(home: AgentHome, study_bytes: bytes, what: str) -> Case:
         )
     policy = home.policy(anchor)
     check_study(policy.policy, study)
-    _check_outlives(policy.policy, study)
+    law = home.law(anchor, policy.policy)
+    _check_outlives(law.law_set, study)
     terms = study.site(home.config.site)
     if terms is None:  # check_study has refused that already
         raise Refused("RSD-2102", f"study {study.name} does not list site {home.config.site}", rule="site policy")
@@ -140,8 +135,11 @@ def open_case(home: AgentHome, study_bytes: bytes, what: str) -> Case:
     stop = str(stop_file(home.path, dataset.source))
     mark = stop_mark(stop)  # first: a withdrawal between the two ends the attempt, and is never missed
     excluded, withdrawal = standing(home, dataset.name, dataset.sha256)
-    engine = home.engine(policy.policy)
-    return Case(anchor, policy, study, digest, terms, dataset, model, engine, excluded, stop, mark, withdrawal)
+    engine, people = home.engine(law.law_set), people_at_most(home, dataset.source)
+    return Case(
+        *(anchor, policy, law, study, digest, terms, dataset, model, engine, people, home.counters),
+        *(excluded, stop, mark, withdrawal),
+    )
 
 
 def _check_term(anchor: Anchor, study: Study) -> None:
@@ -166,9 +164,9 @@ def _check_term(anchor: Anchor, study: Study) -> None:
         )
 
 
-def _check_outlives(policy: SitePolicy, study: Study) -> None:
-    """The law packs that the policy adopted hold until the study ends. Raises Refused RSD-1215."""
-    for adopted in policy.law_packs:
+def _check_outlives(law_set: LawSet, study: Study) -> None:
+    """The law packs that the site adopted hold until the study ends. Raises Refused RSD-1215."""
+    for adopted in law_set.packs:
         pack = packs().get(adopted.id)
         if pack is not None and parse_time(pack.expires_on) < parse_time(study.ends):
             raise Refused(

@@ -74,15 +74,18 @@ def _serve_site(home: Path, stop: threading.Event, threads: int | None, memory_m
     from client.node import NodeConfig, run_node  # noqa: PLC0415
     from client.session import approved_bundles  # noqa: PLC0415
     from client.site import open_site  # noqa: PLC0415
+    from client.standing import Standing  # noqa: PLC0415
 
     certificate = need_certificate(AgentHome(home))
     site = open_site(home)
     site.check_ledger()
+    site.tally.check()
     settle_over(site)
-    site.home.policy(site.anchor)
+    site.home.law(site.anchor)
     site.workbench.threads = threads or site.workbench.threads
     site.workbench.memory_mib = memory_mib or site.workbench.memory_mib
     site.workbench.start()
+    standing = Standing(site)
     granted = {**isolation(), "memory_mib": site.workbench.memory_mib}
     config = NodeConfig(
         server_address=site.home.config.server,
@@ -91,8 +94,10 @@ def _serve_site(home: Path, stop: threading.Event, threads: int | None, memory_m
         node_key=home / "keys" / "node.key",
         home=home,
         approved_bundles=approved_bundles,
+        tellable=standing.tellable,
         abandon=site.workbench.close,
     )
+    standing.check("conformance_report")  # before anybody hears that this agent is there
     link = Link(home, stop)
     link.start()
     click.echo(json.dumps({"ready": True, "site": site.name, "log_size": site.log.size, "isolation": granted}))
@@ -117,7 +122,7 @@ def status(home: Path) -> Result:
     opened = at_home(home)
     config, registry = opened.config, opened.registry()
     anchor = opened.anchor()
-    policy = opened.policy(anchor)
+    policy, law_set = opened.policy(anchor), opened.law(anchor).law_set
     with opened.log(anchor, opened.signer()) as log:
         size = log.size
     fields = {
@@ -128,7 +133,9 @@ def status(home: Path) -> Result:
         "trust_expires": anchor.trust.expires,
         "policy": policy.digest,
         "policy_expires": policy.policy.expires,
-        "law_packs": [p.model_dump() for p in policy.policy.law_packs],
+        "law_set": law_set.digest,
+        "law_packs": [p.model_dump() for p in law_set.packs],
+        "not_binding": [p.model_dump() for p in law_set.not_binding],
         "datasets": [d.model_dump(mode="json", exclude={"sha256", "nonce"}) for d in registry.datasets],
         "models": [m.model_dump(mode="json") for m in registry.models],
         "log_entries": size,

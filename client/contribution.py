@@ -16,7 +16,6 @@ from pydantic import Field
 from client.admission import Case
 from client.budget import record_charge
 from client.data import withdrawals
-from client.denial import denied
 from client.site import Site
 from client.subjects import finish_withdrawals
 from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
@@ -52,7 +51,7 @@ def contribute(site: Site, message: RoundRequest, array: Vector | None) -> Reply
     finish_withdrawals(site)  # what a killed command left; from here on `case` knows everybody who withdrew
     case = site.joined_case(message.study)
     base = _checked_base(case, message, array)
-    onward = onward_of(case, message.recipients)
+    onward = onward_of(site, case, message.recipients)
     folder = site.home.study_folder(case.digest) / "rounds" / f"{message.round:03d}"
     committed = _committed(site, case, message, folder, base)
     with withdrawals.releasing(site.home.path):
@@ -83,9 +82,12 @@ def _checked_base(case: Case, message: RoundRequest, base: Vector | None) -> Vec
     return base
 
 
-def onward_of(case: Case, recipients: tuple[str, ...]) -> tuple[Party, ...]:
-    """The peers among `recipients`. Raises Refused RSD-1212 for names that the study does not list."""
-    known = {p.name: p for p in (*case.peers(), Party(name=case.terms.name, jurisdiction=case.terms.jurisdiction))}
+def onward_of(site: Site, case: Case, recipients: tuple[str, ...]) -> tuple[Party, ...]:
+    """Whom what is sent reaches later: the peers among `recipients`, and those for whom the release is cleared.
+
+    Raises Refused RSD-1212 for names that the study does not list.
+    """
+    known = {p.name: p for p in (*case.peers(), case.party())}
     strangers = [r for r in recipients if r not in known]
     if strangers:
         raise Refused(
@@ -96,7 +98,8 @@ def onward_of(case: Case, recipients: tuple[str, ...]) -> tuple[Party, ...]:
             limit=", ".join(sorted(known)),
             next="propose a study that lists them",
         )
-    return tuple(known[r] for r in recipients if r != case.terms.name)
+    names = dict.fromkeys((*recipients, *site.cleared_peers(case)))
+    return tuple(known[name] for name in names if name != case.terms.name)
 
 
 def _committed(site: Site, case: Case, message: RoundRequest, folder: Path, base: Vector) -> Committed:
@@ -286,9 +289,7 @@ def _send(
     onward: tuple[Party, ...],
 ) -> Reply:
     """Decide, log the transfer, and only then hand the bytes to the transport."""
-    decision, entry = site.decide(case, "dp_update", case.operator(), onward, message.round)
-    if not decision.allow:
-        raise denied(decision)
+    entry = site.let_out(case, "dp_update", case.operator(), onward, message.round)
     body = {
         "artifact": "dp_update",
         "recipient": case.operator().name,

@@ -14,15 +14,17 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from client import doctor_machine
-from client.home import AgentConfig, AgentHome, OpenPolicy, packs
+from client.denial import denied
+from client.home import AgentConfig, AgentHome, OpenLaw, OpenPolicy, packs
+from client.standing import decided
 from compliance import doctor, doctor_facts
 from compliance.clock import now, parse_time
 from compliance.doctor import Check, Fact, Limits, examine
+from compliance.doctor_law import law_checks
 from compliance.errors import InputError
 from compliance.files import read_bytes
 from compliance.identity import PublicIdentity, Signer, load_public
-from compliance.law.pack import Pack
-from compliance.policy import SitePolicy
+from compliance.law.regions import load_regions
 from compliance.software import VERSION
 from compliance.trust.root import Anchor, Trust, load_anchor
 
@@ -56,6 +58,7 @@ class Doctor:
         self.anchor: Fact[Anchor] = Fact("trust.json", lambda: load_anchor(self.path / "trust.json"))
         self.signer: Fact[Signer] = Fact("keys/agent.key", self.home.signer)
         self.policy: Fact[OpenPolicy] = Fact("policy.json", self._open_policy)
+        self.law: Fact[OpenLaw] = Fact("law.json", lambda: self.home.law(self.anchor.need(), self.policy.need().policy))
         self.server: Fact[ServerFacts] = Fact("the server", lambda: self.ask(self.path))
 
     def _open_policy(self) -> OpenPolicy:
@@ -63,7 +66,7 @@ class Doctor:
         return self.home.policy(self.anchor.need())
 
     def standing(self) -> Iterator[Check]:
-        """Keys, certificate, trust file, policy and its law packs."""
+        """Keys, certificate, trust file, policy, and the law set that it names."""
         yield from examine("home", lambda: Check("home", "ok", f"{self.config.get().site}, {self.path.name}"))
         names = ("keys/agent.key", "keys/node.key")
         secret = ("keys/rows.secret",) if (self.path / "keys" / "rows.secret").exists() else ()
@@ -76,7 +79,7 @@ class Doctor:
         yield from examine("CA", self._authority)
         yield from self.trust()
         yield from examine("policy", self._policy)
-        yield from examine("law packs", self._packs)
+        yield from examine("law set", self._law)
 
     def trust(self) -> list[Check]:
         """Until when the installed trust file holds."""
@@ -120,8 +123,8 @@ class Doctor:
         advice = "have the signatory sign a new policy, then: residency agent enroll --policy FILE"
         return doctor.in_date("policy", until, self.at, self.limits.near_end, advice)
 
-    def _packs(self) -> list[Check]:
-        return law_packs(self.policy.need().policy, packs(), self.at, self.limits)
+    def _law(self) -> list[Check]:
+        return law_checks(self.law.get().law_set, packs(), load_regions(), self.at, self.limits, "the signatory")
 
     def connection(self) -> Iterator[Check]:
         """The server's doors, and what it says: time, version, trust file."""
@@ -199,27 +202,6 @@ def key_check(key: PublicIdentity, at: datetime, limits: Limits) -> Check:
     return doctor.key_period(f"{key.role} key", start, end, at, limits.near_end, advice)
 
 
-def law_packs(policy: SitePolicy, installed: dict[str, Pack], at: datetime, limits: Limits) -> list[Check]:
-    """Each adopted pack: installed in the adopted bytes, in date, and reviewed by a named counsel."""
-    checks = []
-    for adopted in policy.law_packs:
-        name, pack = f"law pack {adopted.id}", installed.get(adopted.id)
-        if pack is None or pack.digest != adopted.sha256:
-            found = "not installed" if pack is None else f"version {pack.version}, {pack.digest[:12]}"
-            advice = "install the software that has the adopted pack, or have the signatory adopt this one"
-            checks.append(Check(name, "fail", found, adopted.sha256[:12], advice))
-            continue
-        advice = "have the signatory adopt the pack's next version"
-        check = doctor.in_date(name, parse_time(pack.expires_on), at, limits.near_end, advice)
-        if check.state == "ok" and pack.draft:
-            check = Check(
-                name, "warn", f"DRAFT, no named reviewer; {check.found}", "a pack reviewed by counsel",
-                "have counsel review the pack; until then its decisions are the software authors' reading",
-            )  # fmt: skip
-        checks.append(check)
-    return checks
-
-
 def door(name: str, found: doctor_facts.DoorFacts) -> Check:
     """The training door of the server, tried with this site's certificate."""
     limit = f"{found.address} answers over TLS"
@@ -279,10 +261,17 @@ def _public_pem(path: Path) -> bytes:
 
 
 def ask_server(path: Path) -> ServerFacts:
-    """One Status call, as this site. Raises PeerUnreachable, Refused or InputError as the call does."""
+    """One Status call, as this site, if its rules let its version out; not logged, for a doctor changes nothing.
+
+    Raises Refused RSD-3100, and PeerUnreachable, Refused or InputError as reading the rules and the call do.
+    """
     from client.governance import GovernanceClient  # noqa: PLC0415 - loads gRPC
 
-    with GovernanceClient.of(AgentHome(path)) as client:
+    home = AgentHome(path)
+    decision = decided(home, home.anchor(), "conformance_report")
+    if not decision.allow:
+        raise denied(decision)
+    with GovernanceClient.of(home) as client:
         before = time.time()
         reply = client.status()
         middle = (before + time.time()) / 2

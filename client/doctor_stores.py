@@ -18,12 +18,13 @@ from client.home import DatasetRecord, ModelRecord, Registry, packs
 from client.training.model_folder import model_digest
 from compliance import doctor, doctor_facts
 from compliance.clock import parse_time, rfc3339
+from compliance.counting import noted
 from compliance.doctor import Check, Fact, Limits, Unmet, examine
 from compliance.errors import CheckFailed
 from compliance.files import read_bytes
+from compliance.law.law_set import LawSet
 from compliance.log.read_only import look, look_at_log
 from compliance.log.store import LogStore
-from compliance.policy import SitePolicy
 from compliance.privacy.ledger import Ledger
 from compliance.software import VERSION
 from compliance.study import Study, open_study
@@ -48,6 +49,7 @@ class Stores:
         self._registry: Fact[Registry] = Fact("registry.json", standing.home.registry)
         self._whole: Fact[Check] = Fact("log.db", lambda: self._log(whole=True))
         self._spent: Fact[Spent] = Fact("log.db", lambda: self._look(_spent))
+        self._noted: Fact[tuple[int, str]] = Fact("log.db", lambda: self._look(noted))
         self._over: Fact[frozenset[str]] = Fact("log.db", lambda: self._look(_closed_studies))
 
     def data(self) -> Iterator[Check]:
@@ -83,12 +85,12 @@ class Stores:
             yield from examine(f"study {digest[:12]}", partial(self._study, path))
 
     def _study(self, path: Path) -> list[Check]:
-        anchor, policy = self._d.anchor.need(), self._d.policy.need().policy
+        anchor, policy, law_set = self._d.anchor.need(), self._d.policy.need().policy, self._d.law.need().law_set
         data = read_bytes(path, "study").removesuffix(b"\n")
         study, digest = open_study(anchor, data, path.name)
         if parse_time(study.ends) < self._d.at or self._is_closed(digest):
             return []
-        until = {"trust file": anchor.trust.expires, "policy": policy.expires, **pack_ends(policy)}
+        until = {"trust file": anchor.trust.expires, "policy": policy.expires, **pack_ends(law_set)}
         missing = unprovided(study, self._registry.need())
         return [
             outlives(
@@ -113,10 +115,11 @@ class Stores:
         return ends
 
     def books(self) -> Iterator[Check]:
-        """Log, cosignatures, ledger, and that the ledger holds what the log says was charged."""
+        """Log, cosignatures, ledger and counters, and that these two hold what the log says of them."""
         yield from examine("log", self._whole.get)
         yield from examine("cosignatures", self._cosigned)
         yield from examine("ledger", self._ledger)
+        yield from examine("counters", self._counters)
 
     def log_end(self) -> list[Check]:
         """The log by its last entry only: quick however long it is."""
@@ -142,6 +145,10 @@ class Stores:
         keys = doctor_facts.witness_keys(self._d.anchor.need().trust, self._d.config.need().site)
         found = self._look(lambda log: doctor_facts.log_facts(log, keys))
         return doctor.cosigned("cosignatures", found, self._d.at, self._d.limits)
+
+    def _counters(self) -> Check:
+        known = self._noted.need() if (self._d.path / "log.db").exists() else (0, "")
+        return doctor_facts.counters_check(self._d.home.counters, known)
 
     def _ledger(self) -> Check:
         path = self._d.path / "ledger.db"
@@ -194,10 +201,10 @@ def _model(record: ModelRecord) -> Check:
     return unchanged(f"model {record.name}", record.sha256, model_digest(Path(record.path)))
 
 
-def pack_ends(policy: SitePolicy) -> dict[str, str]:
-    """The days on which the packs that the policy adopted end, those that are installed."""
+def pack_ends(law_set: LawSet) -> dict[str, str]:
+    """The days on which the adopted packs end, those that are installed."""
     held = packs()
-    return {f"law pack {p.id}": held[p.id].expires_on for p in policy.law_packs if p.id in held}
+    return {f"law pack {p.id}": held[p.id].expires_on for p in law_set.packs if p.id in held}
 
 
 def extract(record: DatasetRecord, found: str, at: datetime, limits: Limits) -> Check:

@@ -33,11 +33,12 @@ def dry_run(home: Path, file: Path, plot: Path | None = None) -> Result:
     if plot:
         write_plot(plot, [bar_of(balance, found.needed_milli)])
     peers = {p.name: case.decide("aggregate", p).effect for p in case.peers()}
-    fields = {**_cost(case, balance, found), "update": decision.effect, "peers": peers}
+    release = {p.name: case.decide("released_model", p).effect for p in case.peers()}
+    fields = {**_cost(case, balance, found), "update": decision.effect, "peers": peers, "release": release}
     lines = [
         *_lines(case, balance, found),
         f"update to {case.operator().name}: {decision.effect} ({decision.rule})",
-        *(f"model to {name}: {effect}" for name, effect in peers.items()),
+        *(f"model to {name}: {effect}; released model: {release[name]}" for name, effect in peers.items()),
     ]
     return Result({**fields, "plot": str(plot) if plot else None}, lines)
 

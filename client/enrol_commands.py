@@ -1,7 +1,8 @@
-"""`residency agent enroll`: keys, the operator's certificate, the trust file and the site policy."""
+"""`residency agent enroll`: keys, the operator's certificate, the trust file, the law set and the site policy."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,10 +27,12 @@ from compliance.trust.enrol import open_invitation
 @click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How long its key may sign.")
 @click.option("--certificate", type=FILE, help="Install this certificate, which the operator sent as a file.")
 @click.option("--trust", type=FILE, help="Install this trust file.")
+@click.option("--law", type=FILE, help="Install this adopted law set; the policy must name it.")
+@click.option("--law-advice", type=FILE, help="The DPO's signed advice on the law set, if the adoption names any.")
 @click.option("--policy", type=FILE, help="Install this signed site policy.")
 @command("residency.agent.enroll/1")
 def enroll(invitation: Path | None, home: Path, out: Path | None, days: int, **files: Path | None) -> Result:
-    """Make the agent's keys and enrol with an INVITATION; later, install the trust file and the site policy.
+    """Make the agent's keys and enrol with an INVITATION; later, install the trust file, law set and site policy.
 
     The request goes to the operator's enrolment door, and the certificate comes back; repeat the command if the reply
     was lost. With --out it becomes a file for the operator instead, and the certificate comes with --certificate.
@@ -40,12 +43,12 @@ def enroll(invitation: Path | None, home: Path, out: Path | None, days: int, **f
     lines: list[str] = []
     if invitation is not None:
         lines += _enrol(home, invitation, out, days, (files["signatory"], files["dpo"]))
-    elif not any(files[name] for name in ("certificate", "trust", "policy")):
+    elif not any(files[name] for name in ("certificate", "trust", "law", "policy")):
         raise UsageError(
-            "RSD-1233", "give an INVITATION, --certificate, --trust or --policy", next="see agent enroll -h"
+            "RSD-1233", "give an INVITATION, --certificate, --trust, --law or --policy", next="see agent enroll -h"
         )
     opened = at_home(home)
-    lines += _install(opened, files["certificate"], files["trust"], files["policy"])
+    lines += _install(opened, files)
     return Result({"home": str(home), "site": opened.config.site}, lines)
 
 
@@ -75,19 +78,28 @@ def _enrol(home: Path, file: Path, out: Path | None, days: int, people: tuple[Pa
     ]
 
 
-def _install(home: AgentHome, certificate: Path | None, trust: Path | None, policy: Path | None) -> list[str]:
+def _install(home: AgentHome, files: Mapping[str, Path | None]) -> list[str]:
+    """What was given, in the order in which one needs the other."""
     from client import enrolment  # noqa: PLC0415 - loads the law engine
 
     lines = []
-    if certificate is not None:
-        made = enrolment.install_certificate(home, read_bytes(certificate, "the certificate"))
+    if (file := files["certificate"]) is not None:
+        made = enrolment.install_certificate(home, read_bytes(file, "the certificate"))
         lines.append(f"certificate installed, until {rfc3339(made.not_after)}")
-    if trust is not None:
-        enrolment.install_trust(home, trust)
+    if (file := files["trust"]) is not None:
+        enrolment.install_trust(home, file)
         lines.append(f"trust file installed: {home.anchor().digest[:12]}")
-    if policy is not None:
-        digest = enrolment.install_policy(home, policy)
-        with home.log(home.anchor(), home.signer()) as log:
-            log.append("policy", {"policy": digest, "at": rfc3339(now())})
+    if (file := files["law"]) is not None:
+        digest = enrolment.install_law(home, file, files["law_advice"])
+        _record(home, "law", {"law_set": digest})
+        lines.append(f"law set installed: {digest[:12]}")
+    if (file := files["policy"]) is not None:
+        digest = enrolment.install_policy(home, file)
+        _record(home, "policy", {"policy": digest})
         lines.append(f"policy installed: {digest[:12]}")
     return lines
+
+
+def _record(home: AgentHome, kind: str, body: dict[str, str]) -> None:
+    with home.log(home.anchor(), home.signer()) as log:
+        log.append(kind, {**body, "at": rfc3339(now())})

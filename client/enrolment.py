@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from client.home import AgentHome, new_node_key, open_own_policy
+from client.home import AgentHome, new_node_key, open_own_law, open_own_policy
 from compliance.canonical import canonical
 from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import InputError, Refused
@@ -215,8 +215,28 @@ def _not_ours(what: str, found: str, limit: str) -> Refused:
     )
 
 
+def install_law(home: AgentHome, file: Path, advice: Path | None = None) -> str:
+    """Install a law set that this site's signatory adopted, with the DPO's advice if the adoption names one.
+
+    Returns the set's digest. From then on only a policy that names it counts. Raises CheckFailed, Refused or InputError
+    as `AgentHome.law` does; then nothing changed.
+    """
+    advised = read_bytes(advice, "the advice on the law set") if advice is not None else b""
+    opened = open_own_law(home.anchor(), read_bytes(file, "law set"), advised, str(file), home.config)
+    kept = home.path / "law.advice.json"
+    if advised:
+        write_durably(kept, advised)
+    else:
+        kept.unlink(missing_ok=True)
+    write_durably(home.path / "law.json", opened.adoption)
+    return opened.law_set.digest
+
+
 def install_policy(home: AgentHome, file: Path) -> str:
-    """Install a policy that this site's signatory signed; returns its digest. Raises CheckFailed or Refused."""
+    """Install a policy that this site's signatory signed, after the law set that it names; returns its digest.
+
+    Raises CheckFailed, Refused RSD-2204 or RSD-3033, or InputError RSD-3034 as long as there is no law set.
+    """
     data = read_bytes(file, "policy")
     opened = open_own_policy(home.anchor(), data, str(file), home.config.site)
     if opened.policy.jurisdiction != home.config.jurisdiction:
@@ -227,5 +247,6 @@ def install_policy(home: AgentHome, file: Path) -> str:
             limit=home.config.jurisdiction,
             next="install the policy that this site's signatory signed",
         )
+    home.law(home.anchor(), opened.policy)
     write_durably(home.path / "policy.json", data)
     return opened.digest

@@ -64,7 +64,7 @@ def evaluate(site: Site, message: EvaluateRequest, array: Vector | None) -> Repl
     finish_withdrawals(site)  # from here on `case` knows everybody who withdrew
     case = site.joined_case(message.study)
     _check_asked(site, case)
-    onward = onward_of(case, message.recipients)
+    onward = onward_of(site, case, message.recipients)
     folder = site.home.study_folder(case.digest) / "rounds" / f"{EVALUATION_ROUND:03d}"
     _refuse_failed(folder)
     if not _signed_file(folder).exists():
@@ -234,9 +234,7 @@ def _send(site: Site, case: Case, committed: CommittedHistogram, folder: Path, o
             found=found[:12], limit=committed.histogram_sha256[:12],
             next="check the disk; the evaluation goes on without this site",
         )  # fmt: skip
-    decision, entry = site.decide(case, "metric", case.operator(), onward, EVALUATION_ROUND)
-    if not decision.allow:
-        raise denied(decision)
+    entry = site.let_out(case, "metric", case.operator(), onward, EVALUATION_ROUND)
     body: dict[str, Json] = {
         "artifact": "metric",
         "recipient": case.operator().name,

@@ -21,7 +21,10 @@ from compliance.errors import EnvironmentFault, InputError
 from compliance.files import read_bytes, write_durably
 from compliance.identity import Signer, load_signer
 from compliance.law.decide import Engine, builtin_packs
+from compliance.law.law_adoption import check_advised, check_jurisdiction, check_named, open_adoption
+from compliance.law.law_set import LawSet
 from compliance.law.pack import Pack
+from compliance.law.regions import load_regions
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
 from compliance.policy import SitePolicy
@@ -105,6 +108,15 @@ class OpenPolicy:
     digest: str
 
 
+@dataclass(frozen=True)
+class OpenLaw:
+    """A verified adoption of a law set: the set, and the signed files as they were installed; `advice` may be empty."""
+
+    law_set: LawSet
+    adoption: bytes
+    advice: bytes
+
+
 class AgentHome:
     """Paths and stores below one folder. Opening a store that is missing or malformed raises a ResidencyError."""
 
@@ -155,9 +167,38 @@ class AgentHome:
             )
         return open_own_policy(anchor, read_bytes(file, "policy"), str(file), self.config.site)
 
-    def engine(self, policy: SitePolicy) -> Engine:
-        """The decision engine over the packs that the policy adopted, exactly those bytes."""
-        return _engine(tuple((p.id, p.sha256) for p in policy.law_packs))
+    def law(self, anchor: Anchor, policy: SitePolicy | None = None) -> OpenLaw:
+        """The installed law set: adopted by this site's signatory, for its jurisdiction, and named by its policy.
+
+        `policy` None: the installed one.
+
+        Raises InputError RSD-3034 (none installed), CheckFailed (signature), Refused RSD-3031 (another site or
+        jurisdiction), RSD-3033 (the policy names another), RSD-2202 or RSD-2203 (advice), or as `policy` does.
+        """
+        named = (policy or self.policy(anchor).policy).law_set
+        file, advice = self.path / "law.json", self.path / "law.advice.json"
+        if not file.exists():
+            raise InputError(
+                "RSD-3034",
+                "no law set is installed",
+                rule="what leaves is decided by the law packs that the signatory adopted",
+                found="no law.json",
+                limit="a law set adopted by the signatory",
+                next="residency agent enroll --home FOLDER --law law.json",
+            )
+        advised = read_bytes(advice, "the advice on the law set") if advice.exists() else b""
+        found = open_own_law(anchor, read_bytes(file, "law set"), advised, str(file), self.config)
+        check_named(found.law_set, named)
+        return found
+
+    def engine(self, law_set: LawSet) -> Engine:
+        """The decision engine over the packs and region sets that the law set adopts, exactly those bytes."""
+        return _engine(law_set)
+
+    @property
+    def counters(self) -> Path:
+        """The file in which this site counts the persons whose data reached somebody, over all studies."""
+        return self.path / "counters.db"
 
     def signer(self) -> Signer:
         """The agent's own key."""
@@ -229,9 +270,9 @@ def packs() -> dict[str, Pack]:
 
 
 @lru_cache(maxsize=4)
-def _engine(adopted: tuple[tuple[str, str], ...]) -> Engine:
-    """Compiling the packs takes half a second; which packs, by digest, is all that the engine depends on."""
-    return Engine(packs(), dict(adopted))
+def _engine(law_set: LawSet) -> Engine:
+    """Compiling the packs takes half a second; the law set is all that the engine depends on."""
+    return Engine.of(law_set, packs(), load_regions())
 
 
 @contextmanager
@@ -259,6 +300,15 @@ def only_agent(home: Path) -> Iterator[None]:
 def open_own_policy(anchor: Anchor, data: bytes, what: str, site: str) -> OpenPolicy:
     """The signed policy of `site`, valid now. Raises what `compliance.policy_file.open_policy` raises."""
     return OpenPolicy(*open_policy(anchor, data, what, site, now()))
+
+
+def open_own_law(anchor: Anchor, data: bytes, advice: bytes, what: str, config: AgentConfig) -> OpenLaw:
+    """The adopted law set of this site, on that advice (empty: on none), valid now. Raises as `AgentHome.law` does."""
+    at = now()
+    opened = open_adoption(anchor, data, what, config.site, at)
+    check_jurisdiction(opened.law_set, config.jurisdiction)
+    check_advised(anchor, opened, advice, "the advice on the law set", at)
+    return OpenLaw(opened.law_set, data, advice)
 
 
 def new_node_key(path: Path) -> ec.EllipticCurvePrivateKey:

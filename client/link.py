@@ -122,6 +122,7 @@ class Link(threading.Thread):
         self.join(2.0)
 
     def _look(self, joined: Connected) -> None:
+        joined.standing.check("conformance_report")  # that this agent is there, and its version
         status = joined.client.status()
         self._say("online", None)
         self._refusals.settle(joined.books)

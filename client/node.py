@@ -40,6 +40,7 @@ class NodeConfig:
     """How a node reaches its server and when it asks. Times in seconds, `max_message_bytes` for one message's objects.
 
     `approved_bundles` is asked again for every message, so that a withdrawn approval holds from the next message on.
+    `tellable` says what of an error may leave the site: the error, or less.
     A message at hand when the node is told to stop has `leave_within_s` to be answered; then `abandon` is called from
     another thread, which must end the work on it, so that it is answered with that error.
     """
@@ -50,6 +51,7 @@ class NodeConfig:
     node_key: Path
     home: Path
     approved_bundles: Callable[[], frozenset[str]]
+    tellable: Callable[[ResidencyError], ResidencyError]
     poll_fast_s: float = 0.06
     poll_active_s: float = 0.5
     poll_idle_s: float = 1.0
@@ -178,10 +180,10 @@ def answer_message(config: NodeConfig, app: ClientApp, fleet: Fleet, head: Messa
         except (PeerUnreachable, RunOver):
             raise
         except ResidencyError as e:
-            reply = _error_reply(head, _APP_REFUSED if isinstance(e, Refused) else _APP_RAISED, e)
+            reply = _error_reply(config, head, _APP_REFUSED if isinstance(e, Refused) else _APP_RAISED, e)
         except Exception as e:  # noqa: BLE001 - the border between the app and the wire
             traceback.print_exc()
-            reply = _error_reply(head, _APP_RAISED, _unexpected(e))
+            reply = _error_reply(config, head, _APP_RAISED, _unexpected(e))
         fleet.send(reply)
     except RunOver:
         return
@@ -235,5 +237,5 @@ def _unexpected(error: Exception) -> RunFailed:
     )
 
 
-def _error_reply(head: Message, code: int, error: ResidencyError) -> Message:
-    return Message(Error(code=code, reason=encode_error(error)), reply_to=head)
+def _error_reply(config: NodeConfig, head: Message, code: int, error: ResidencyError) -> Message:
+    return Message(Error(code=code, reason=encode_error(config.tellable(error))), reply_to=head)

@@ -41,7 +41,12 @@ from strategies.wire import Reply, Request, Vector
 
 Message = JoinRequest | RoundRequest | EvaluateRequest | WitnessRequest | CloseRequest
 # What a site sends besides updates: decided once at the join, for the whole study.
-STANDING: tuple[Artifact, ...] = ("answer", "roster", "log_checkpoint", "log_export")
+STANDING: tuple[Artifact, ...] = (
+    *("dataset_descriptor", "conformance_report"),
+    *("answer", "roster", "log_checkpoint", "log_export"),
+)
+# What the operator may pass on to a peer: decided for each peer.
+DERIVED: tuple[Artifact, ...] = ("aggregate", "released_model")
 
 
 def approved_bundles() -> frozenset[str]:
@@ -124,6 +129,7 @@ def join(site: Site, message: JoinRequest) -> Reply:
     body = {
         "run": message.run,
         "approval_policy": approval.policy,
+        "law_set": case.law.law_set.digest,
         "device": prepared.device,
         "layout_sha256": layout_digest(prepared.layout),
     }
@@ -134,6 +140,8 @@ def join(site: Site, message: JoinRequest) -> Reply:
         layout=prepared.layout,
         device=prepared.device,
         decisions=decisions,
+        adoption=case.law.adoption.decode("ascii").rstrip("\n"),
+        law_advice=case.law.advice.decode("ascii").rstrip("\n"),
         offer=site.offer(),
     )
     return Reply(encode(reply))
@@ -160,10 +168,11 @@ def _record_own_answer(site: Site, text: str, study: str) -> None:
 
 
 def decide_all(site: Site, case: Case) -> tuple[PeerDecision, ...]:
-    """Decide, before anything is trained, who may get what: the update, the metadata, and the model at each peer.
+    """Decide, before anything is trained, who may get what: the update, the metadata, and the models at each peer.
 
-    Raises Refused RSD-3001 when the operator may not have the update or the metadata. A denied peer does not stop the
-    study: the site's updates then go only into rounds whose recipients leave that peer out.
+    Raises Refused RSD-3100 when the operator may not have the update or the metadata. A denied peer does not stop the
+    study: the site's updates then go only into rounds whose recipients leave that peer out, and the release is not
+    cleared for it.
     """
     out = []
     operator = case.operator()
@@ -173,8 +182,9 @@ def decide_all(site: Site, case: Case) -> tuple[PeerDecision, ...]:
             raise denied(decision)
         out.append(peer_decision(operator.name, artifact, decision, entry))
     for peer in case.peers():
-        decision, entry = site.decide(case, "aggregate", peer)
-        out.append(peer_decision(peer.name, "aggregate", decision, entry))
+        for artifact in DERIVED:
+            decision, entry = site.decide(case, artifact, peer)
+            out.append(peer_decision(peer.name, artifact, decision, entry))
     return tuple(out)
 
 

@@ -7,16 +7,24 @@ from pathlib import Path
 
 from client.admission import Case, check_answers, open_case
 from client.books import Books
-from client.home import AgentHome
+from client.denial import denied
+from client.home import AgentHome, packs
 from client.subjects import finish_withdrawals
 from client.workbench import Workbench
 from compliance.canonical import parse_canonical
+from compliance.clock import now, rfc3339
+from compliance.counting import Tally
 from compliance.errors import Refused
 from compliance.files import read_bytes
+from compliance.law.law_adoption import check_in_force
 from compliance.law.model import Decision, Party
+from compliance.law.regions import load_regions
 from compliance.law.vocabulary import Artifact
+from compliance.log.order import refuse_set_back
 from compliance.privacy.ledger import Ledger
+from compliance.release.bodies import decision_body
 from compliance.roster import EntryRef
+from compliance.study_transfer import COUNTED
 
 
 class Site(Books):
@@ -26,6 +34,7 @@ class Site(Books):
         super().__init__(home)
         finish_withdrawals(self)
         self.ledger: Ledger = home.ledger()
+        self.tally = Tally(home.counters, self.log)
         self.workbench = Workbench()
 
     def close(self) -> None:
@@ -37,10 +46,43 @@ class Site(Books):
     def decide(
         self, case: Case, artifact: Artifact, recipient: Party, onward: tuple[Party, ...] = (), round_: int = 0
     ) -> tuple[Decision, EntryRef]:
-        """Decide about one transfer and log the decision, whichever way it falls."""
-        decision = case.decide(artifact, recipient, onward)
-        body = {**decision.as_entry(), "round": round_, "peer": recipient.name}
-        return decision, self.record("decision", body, case.digest)
+        """Decide about one transfer and log the decision, whichever way it falls. Raises Refused RSD-3065 (clock)."""
+        decision = self._decided(case, artifact, recipient, onward)
+        return decision, self._log_decision(case, decision, round_)
+
+    def let_out(
+        self, case: Case, artifact: Artifact, recipient: Party, onward: tuple[Party, ...] = (), round_: int = 0
+    ) -> EntryRef:
+        """`decide`, and count whom it is about: once this returns, the artifact may leave. Raises Refused RSD-3100.
+
+        The count is on disk before the decision, and the decision before anything leaves.
+        """
+        decision = self._decided(case, artifact, recipient, onward)
+        if decision.allow and artifact in COUNTED:
+            self.tally.record(decision, *case.persons())
+        entry = self._log_decision(case, decision, round_)
+        if not decision.allow:
+            raise denied(decision)
+        return entry
+
+    def cleared_peers(self, case: Case) -> tuple[str, ...]:
+        """The peers who may have the released model, by this site's last decisions: an update reaches them too."""
+        last = {
+            str(entry.body["peer"]): bool(entry.body["allow"])
+            for entry in self.log.entries(study=case.digest, kind="decision")
+            if entry.body["transfer"]["artifact"] == "released_model"
+        }
+        return tuple(peer for peer, allow in last.items() if allow)
+
+    def _decided(self, case: Case, artifact: Artifact, recipient: Party, onward: tuple[Party, ...]) -> Decision:
+        refuse_set_back(self.log, rfc3339(now()))
+        if artifact in COUNTED:
+            self.tally.check()
+        return case.decide(artifact, recipient, onward)
+
+    def _log_decision(self, case: Case, decision: Decision, round_: int) -> EntryRef:
+        body = decision_body(decision, round_, decision.transfer.recipient.name)
+        return self.record("decision", body, case.digest)
 
     def check_ledger(self) -> None:
         """Every charge in the log stands in the ledger, at its place. Raises Refused RSD-1225 for a restored ledger."""
@@ -63,6 +105,7 @@ class Site(Books):
         """
         file = self.joined_study(study)
         case = open_case(self.home, read_bytes(file, "study"), str(file))
+        check_in_force(case.law.law_set, packs(), load_regions(), now())
         answers = parse_canonical(read_bytes(file.with_name("answers.json"), "answers"), "answers.json")
         check_answers(case, tuple(answers))
         return case

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from client.books import Books
 from client.denial import denied
+from client.home import AgentHome
 from compliance.clock import now, rfc3339
+from compliance.errors import Refused, ResidencyError
 from compliance.law.model import Decision, Party, Transfer
 from compliance.law.vocabulary import Artifact
+from compliance.log.order import refuse_set_back
 from compliance.trust.root import Anchor
 
 Logged = dict[tuple[Artifact, str], tuple[object, ...]]  # what was decided last, as it stands in the log
@@ -28,17 +31,35 @@ class Standing:
     def check(self, artifact: Artifact, study: str = "") -> None:
         """Returns if `artifact` may go to the operator and on to the other members.
 
-        Raises Refused RSD-3100 (denied), or what reading the policy raises: without a valid policy nothing leaves.
+        Raises Refused RSD-3100 (denied), RSD-3065 (clock set back), or what reading policy and law set raises: without
+        both nothing leaves.
         """
         books = self._books
-        policy = books.home.policy(books.anchor).policy
-        decision = books.home.engine(policy).decide(transfer(books.anchor, books.name, artifact, study))
+        refuse_set_back(books.log, rfc3339(now()))
+        decision = decided(books.home, books.anchor, artifact, study)
         made = (decision.allow, decision.rule, books.anchor.digest, tuple(sorted(decision.packs.items())))
         if self._logged.get((artifact, study)) != made:
             books.record("decision", _entry(decision), "")  # of no study: a run's entries are those of the run
             self._logged[artifact, study] = made
         if not decision.allow:
             raise denied(decision)
+
+    def tellable(self, error: ResidencyError) -> ResidencyError:
+        """`error`, if its code and texts may leave the site; else one that says nothing but that."""
+        try:
+            self.check("conformance_report")
+        except ResidencyError:
+            return Refused(
+                "RSD-3061", "this site does not say why it refuses", rule="reasons leave a site by its own rules only",
+                next="ask the site's people: its log holds the reason",
+            )  # fmt: skip
+        return error
+
+
+def decided(home: AgentHome, anchor: Anchor, artifact: Artifact, study: str = "") -> Decision:
+    """The decision on what would leave outside of a run, now; not logged. Raises what reading the law set raises."""
+    law_set = home.law(anchor).law_set
+    return home.engine(law_set).decide(transfer(anchor, home.config.site, artifact, study))
 
 
 def transfer(anchor: Anchor, site: str, artifact: Artifact, study: str) -> Transfer:

@@ -13,7 +13,16 @@ from compliance.study import SiteTerms, Study
 
 
 def check_unit(policy: SitePolicy, study: Study, terms: SiteTerms, dataset: DatasetRecord) -> None:
-    """The unit fits the extract. Raises Refused RSD-2413, RSD-2415, RSD-2260, RSD-2261."""
+    """The unit fits the extract. Raises Refused RSD-2413, RSD-2415, RSD-3062, RSD-2260, RSD-2261."""
+    if terms.sole_record and dataset.several_rows:
+        raise Refused(
+            "RSD-3062",
+            f"study {study.name} says that nobody has two rows in dataset {dataset.name}, and somebody has",
+            rule="sites[].sole_record",
+            found="several rows of one person",
+            limit="one row a person",
+            next="have the study proposed without sole_record for this site",
+        )
     if study.privacy.unit == "patient":
         _check_group_column(study, dataset)
     elif dataset.several_rows and "record" not in policy.units:

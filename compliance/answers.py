@@ -27,11 +27,12 @@ from compliance.validation import load_model
 A = TypeVar("A", bound="_Answer")
 ADVICE, APPROVAL, REFUSAL = "residency.advice/1", "residency.approval/1", "residency.refusal/1"
 WITHDRAWAL = "residency.withdrawal/1"
+Subject = Literal["study", "policy", "law_set"]
 
 
 class _Answer(Frozen):
-    subject: Literal["study", "policy"]
-    digest: str = Field(pattern=SHA256, description="SHA-256 of the canonical study or policy")
+    subject: Subject
+    digest: str = Field(pattern=SHA256, description="SHA-256 of the canonical study, policy or law set")
     site: str = Field(pattern=NAME)
     at: str
 
@@ -60,7 +61,7 @@ class Approval(_Answer):
     @model_validator(mode="after")
     def _study_only(self) -> Approval:
         if self.subject != "study":
-            raise ValueError("an approval is of a study; a policy is signed itself")
+            raise ValueError("an approval is of a study; a policy and a law set are signed themselves")
         return self
 
 
@@ -87,7 +88,7 @@ class OpenedAdvice:
 
 
 def open_advice(
-    anchor: Anchor, data: bytes, what: str, subject: Literal["study", "policy"], seen_at: datetime | None = None
+    anchor: Anchor, data: bytes, what: str, subject: Subject, seen_at: datetime | None = None
 ) -> OpenedAdvice:
     """Verify that a DPO of the named site signed it, judged at its own time and, if given, at `seen_at` too.
 
@@ -98,7 +99,8 @@ def open_advice(
     at = parse_time(claimed.at)
     found = anchor.statement(data, ADVICE, what, role="dpo", holder=claimed.site, at=at, seen_at=seen_at)
     if claimed.subject != subject:
-        raise Refused("RSD-2205", f"{what} advises on a {claimed.subject}", found=claimed.subject, limit=subject)
+        message = f"{what} advises on a {claimed.subject.replace('_', ' ')}"
+        raise Refused("RSD-2205", message, found=claimed.subject, limit=subject)
     return OpenedAdvice(claimed, found.digest)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import ssl
 import stat
 from contextlib import suppress
@@ -15,12 +16,16 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from compliance import doctor
 from compliance.clock import parse_time
+from compliance.counting import check_holds
 from compliance.doctor import Check, LogFacts, Unmet
 from compliance.errors import InputError
 from compliance.files import read_bytes
+from compliance.law.counters import Counters
 from compliance.log.cosign import WitnessKeys, cosigners
 from compliance.log.note import parse
+from compliance.log.read_only import ReadOnlyDatabase, look
 from compliance.log.store import LogStore
 from compliance.trust.root import Trust
 
@@ -195,6 +200,20 @@ def log_facts(log: LogStore, keys: WitnessKeys) -> LogFacts:
 
 def _second(at: int | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def counters_check(path: Path, head: tuple[int, str]) -> Check:
+    """The counters of persons at `path`: whole, and holding the newest head that the log knows. No number is told."""
+    if not path.exists():
+        return doctor.absent("counters", ["what the log says was counted"] * bool(head[0]))
+
+    def whole(connection: sqlite3.Connection) -> Check:
+        counters = Counters(ReadOnlyDatabase(path, connection))
+        counters.check()
+        check_holds(counters, head)
+        return Check("counters", "ok", "whole, and what the log says was counted is there")
+
+    return look(path, whole)
 
 
 def log_check(log: LogStore, *, whole: bool) -> Check:

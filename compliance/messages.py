@@ -75,13 +75,18 @@ class PeerDecision(Frozen):
 
 
 class JoinReply(Frozen):
-    """The site takes part. `layout` must be the same at every site."""
+    """The site takes part. `layout` must be the same at every site.
+
+    `adoption` is the law set that its signatory adopted, signed, and `law_advice` the advice that the adoption names.
+    """
 
     schema_: Literal["residency.joined/1"] = Field(alias="schema")
     site: str
     layout: tuple[LayoutEntry, ...]
     device: str
     decisions: tuple[PeerDecision, ...]
+    adoption: str = Field(max_length=200_000)
+    law_advice: str = Field(default="", max_length=50_000)
     offer: CheckpointOffer
 
 

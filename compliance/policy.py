@@ -17,13 +17,6 @@ from compliance.trust.root import NAME
 SCHEMA = "residency.policy/1"
 
 
-class AdoptedPack(Frozen):
-    """A law pack that the institution adopted: exactly these bytes."""
-
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
-    sha256: str = Field(pattern=SHA256)
-
-
 class LedgerLimit(Frozen):
     """What all studies together may spend on one data source, for ever, at one delta."""
 
@@ -52,12 +45,10 @@ class SitePolicy(Frozen):
     required_documents: tuple[str, ...]
     models: tuple[str, ...] = Field(default=(), description="digests of model folders; empty: any registered model")
     ledger: LedgerLimit
-    law_packs: tuple[AdoptedPack, ...] = Field(min_length=1)
+    law_set: str = Field(pattern=SHA256, description="digest of the law set that the signatory adopted")
 
     @model_validator(mode="after")
     def _coherent(self) -> SitePolicy:
-        if len({p.id for p in self.law_packs}) != len(self.law_packs):
-            raise ValueError("a law pack is listed twice")
         issued, expires = time_or_none(self.issued), time_or_none(self.expires)
         if issued is None or expires is None:
             raise ValueError(f"issued {self.issued} or expires {self.expires} is no day of the calendar")

@@ -12,6 +12,7 @@ from compliance.canonical import Json, parse_canonical
 from compliance.clock import parse_time, time_or_none
 from compliance.errors import Refused
 from compliance.identity import parse_envelope
+from compliance.law.vocabulary import Category
 from compliance.privacy.events import (
     LEAST_NOISE_MICRO,
     MOST_EPSILON_MILLI,
@@ -20,6 +21,7 @@ from compliance.privacy.events import (
     MOST_STEPS,
     Unit,
 )
+from compliance.study_places import CODE, Access, RegionGroup, place_mistakes
 from compliance.task_spec import TaskSpec, task_mistakes
 from compliance.training_spec import Frozen, ModelSpec, TrainingSpec
 from compliance.trust.root import NAME, Anchor
@@ -35,7 +37,18 @@ class Organisation(Frozen):
     """A legal entity with the country that it and its machines are in."""
 
     name: str = Field(pattern=NAME)
-    jurisdiction: str = Field(pattern=r"^[A-Z]{2}$")
+    jurisdiction: str = Field(pattern=CODE)
+
+
+class Operator(Organisation):
+    """Whom a study's updates reach.
+
+    `access`: other countries from which its people, owners or processors can reach what it holds. `covered_person`:
+    whether 28 CFR 202.211 covers it.
+    """
+
+    access: Access = ()
+    covered_person: bool = False
 
 
 class StudyDocument(Frozen):
@@ -86,11 +99,14 @@ class SiteTerms(Frozen):
     """One site. Sampling is Poisson with q = batch / records_public; `batch` is the public denominator of the mean.
 
     Both count units of the study: records, or patients. `records_public` is at most the rounded count that the site
-    declares. `noise_multiplier_micro` is sigma in millionths.
+    declares. `noise_multiplier_micro` is sigma in millionths. `sole_record`: the extract has one row of a person.
     """
 
     name: str = Field(pattern=NAME)
-    jurisdiction: str = Field(pattern=r"^[A-Z]{2}$")
+    jurisdiction: str = Field(pattern=CODE)
+    access: Access = ()
+    covered_person: bool = False
+    sole_record: bool = False
     records_public: int = Field(ge=1, le=10**9)
     batch: int = Field(ge=1, le=10**7)
     weight: int = Field(ge=1, le=10**9)
@@ -131,8 +147,9 @@ class Study(Frozen):
     consortium: str = Field(pattern=NAME)
     purpose: Purpose
     description: str = Field(min_length=1, max_length=2000)
-    operator: Organisation
+    operator: Operator
     controllers: tuple[str, ...] = Field(min_length=1)
+    data_categories: tuple[Category, ...] = Field(default=("health",), min_length=1)
     documents: tuple[StudyDocument, ...]
     issued: str = Field(pattern=DATE, description="when it was signed; `study sign` fills it in")
     starts: str = Field(pattern=DATE)
@@ -145,6 +162,7 @@ class Study(Frozen):
     aggregation: Aggregation
     evaluation: EvaluationTerms | None = None
     sites: tuple[SiteTerms, ...] = Field(min_length=1, max_length=1000)
+    groups: tuple[RegionGroup, ...] = ()
     quorum: Quorum
     round_deadline_s: int = Field(ge=1, le=7 * 24 * 3600)
     software: Software
@@ -163,6 +181,11 @@ class Study(Frozen):
     def site(self, name: str) -> SiteTerms | None:
         """The terms of the site, None if the study does not list it."""
         return next((s for s in self.sites if s.name == name), None)
+
+    @property
+    def members(self) -> tuple[Operator | SiteTerms, ...]:
+        """The operator and every site."""
+        return (self.operator, *self.sites)
 
     @property
     def charged_rounds(self) -> int:
@@ -197,7 +220,10 @@ def study_mistakes(raw: Json) -> list[Mistake]:
     """Rules between fields, all at once, on a raw study; a field of the wrong shape is left to the schema's report."""
     if not isinstance(raw, dict):
         return []
-    parts = (_site_mistakes, _unit_mistakes, _document_mistakes, _term_mistakes, _evaluation_mistakes, task_mistakes)
+    parts = (
+        *(_site_mistakes, place_mistakes, _unit_mistakes, _document_mistakes),
+        *(_term_mistakes, _evaluation_mistakes, task_mistakes),
+    )
     return [mistake for part in parts for mistake in part(raw)]
 
 

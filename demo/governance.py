@@ -1,4 +1,4 @@
-"""From nothing to an approved study, by the public commands: keys, trust, policies, data, study, advice, approval."""
+"""From nothing to an approved study, by public commands: keys, trust, law, policies, data, study, advice, approval."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def _enrol(crew: Crew, folders: Folders, site: Site) -> None:
 
 
 def equip_sites(crew: Crew, folders: Folders, model: Path, say: Callable[[str], None]) -> str:
-    """Policy on advice, trust, data and model at each site; returns the digest of the model folder."""
+    """Law set and policy on advice, trust, data and model at each site; returns the digest of the model folder."""
 
     def equip(site: Site) -> str:
         digest = _equip(crew, folders, site, model)
-        say(f"{site.name}: policy signed on the DPO's advice; trust, data and model registered")
+        say(f"{site.name}: law set adopted and policy signed on the DPO's advice; trust, data and model registered")
         return digest
 
     return str(each(_WORKERS, SITES, equip)[0])
@@ -78,21 +78,37 @@ def equip_sites(crew: Crew, folders: Folders, model: Path, say: Callable[[str], 
 def _equip(crew: Crew, folders: Folders, site: Site, model: Path) -> str:
     home, office = folders.home(site.name), folders.office(site.name)
     added = crew.done("agent", "model", "add", model, "--home", home, "--json").json()
+    law = adopt_law(crew, office, site)
     draft, advice, signed = office / "policy.yaml", office / "policy.advice.json", office / "policy.json"
-    crew.done("policy", "init", "--site", site.name, "--jurisdiction", site.jurisdiction, "--out", draft)
+    crew.done("policy", "init", "--law", law, "--out", draft)
     adapt_policy(draft, str(added["sha256"]))
     crew.done(
         "policy", "advise", draft, "--key", office / "dpo.key", "--favourable", "--text", "Limits are adequate.",
         "--out", advice,
     )  # fmt: skip
     crew.done("policy", "sign", draft, "--key", office / "signatory.key", "--advice", advice, "--out", signed)
-    crew.done("agent", "enroll", "--home", home, "--trust", folders.trust, "--policy", signed)
+    crew.done(
+        "agent", "enroll", "--home", home, "--trust", folders.trust, "--law", law,
+        "--law-advice", office / "law.advice.json", "--policy", signed,
+    )  # fmt: skip
     crew.done(
         "agent", "dataset", "add", DATASET, "--home", home, "--path", folders.table(site.name),
         "--source", f"{site.name}-thyroid", "--id-column", "patient_id", "--legal-basis", "9(2)(j)",
         "--purpose", "scientific_research", "--expires", DATA_EXPIRES,
     )  # fmt: skip
     return str(added["sha256"])
+
+
+def adopt_law(crew: Crew, office: Path, site: Site) -> Path:
+    """The law packs that bind the site, adopted by its signatory on the DPO's advice; returns the signed file."""
+    law_set, advice, adopted = office / "law-set.json", office / "law.advice.json", office / "law.json"
+    crew.done("law", "init", "--site", site.name, "--jurisdiction", site.jurisdiction, "--out", law_set)
+    crew.done(
+        "law", "advise", law_set, "--key", office / "dpo.key", "--favourable", "--text", "The packs that bind us.",
+        "--out", advice,
+    )  # fmt: skip
+    crew.done("law", "adopt", law_set, "--key", office / "signatory.key", "--advice", advice, "--out", adopted)
+    return adopted
 
 
 def sign_study(crew: Crew, folders: Folders, terms: Terms, out: Path) -> Path:

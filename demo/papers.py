@@ -10,10 +10,10 @@ from typing import Any, Final
 import yaml
 
 from compliance.clock import now
-from compliance.files import read_bytes, write_durably
+from compliance.files import write_durably
 from compliance.validation import read_yaml
 from demo import recipe
-from demo.cast import CONSORTIUM, OPERATOR, OPERATOR_JURISDICTION, SITES, Folders, Site
+from demo.cast import CONSORTIUM, OPERATOR, OPERATOR_JURISDICTION, SITES, Site
 from demo.recipe import Recipe
 
 DATASET: Final = "thyroid"
@@ -22,7 +22,10 @@ _MINE: Final = {"dpia", "art6_basis", "art9_basis", "ethics"}
 
 @dataclass(frozen=True)
 class Paper:
-    """One invented paper. What is missing on purpose: any transfer basis from the Union to China."""
+    """One invented paper, for one recipient if `covers` is its name; empty `file`: it has a file of its own.
+
+    What is missing on purpose: any transfer basis from the Union to China.
+    """
 
     id: str
     kind: str
@@ -30,8 +33,15 @@ class Paper:
     from_jurisdiction: str = "*"
     to_jurisdiction: str = "*"
     covers: str = "*"
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file below the folder of papers; one contract with several recipients is several papers in one."""
+        return f"{self.file or self.id}.md"
 
 
+_ABROAD: Final = {OPERATOR: OPERATOR_JURISDICTION} | {s.name: s.jurisdiction for s in SITES if s.jurisdiction != "CN"}
 PAPERS: Final = (
     Paper("dpia", "dpia", "Data-protection impact assessment of the thyroid study"),
     Paper("art6", "art6_basis", "Legal basis of the processing: task in the public interest"),
@@ -42,8 +52,11 @@ PAPERS: Final = (
     *(Paper(f"adequacy-{s.name}", "adequacy_confirmation", f"Site {s.name} falls under the adequacy of {s.country}",
             to_jurisdiction=s.jurisdiction, covers=s.name)
       for s in SITES if s.jurisdiction != "CN"),
-    Paper("contract-cn", "pipl_contract", "Standard contract filed for the export from China",
+    Paper("basis-cn", "pipl_basis", "Basis other than consent under Chinese law: duty of a public hospital",
           from_jurisdiction="CN"),
+    *(Paper(f"contract-cn-{name}", "pipl_contract", "Standard contracts filed for the export from China",
+            from_jurisdiction="CN", to_jurisdiction=code, covers=name, file="contracts-cn")
+      for name, code in _ABROAD.items()),
 )  # fmt: skip
 
 
@@ -56,7 +69,7 @@ def write_papers(folder: Path) -> None:
     """Write each paper; each says in its first line that it is invented."""
     for paper in PAPERS:
         text = f"INVENTED FOR A DEMONSTRATION. No institution wrote or signed this.\n\n{paper.title}\n"
-        write_durably(folder / f"{paper.id}.md", text.encode())
+        write_durably(folder / paper.name, text.encode())
 
 
 @dataclass(frozen=True)
@@ -126,7 +139,7 @@ def _document(paper: Paper) -> dict[str, str]:
         "id": paper.id,
         "kind": paper.kind,
         "title": paper.title,
-        "file": f"papers/{paper.id}.md",
+        "file": f"papers/{paper.name}",
         "expires": day(365),
         "from_jurisdiction": paper.from_jurisdiction,
         "to_jurisdiction": paper.to_jurisdiction,
@@ -175,8 +188,3 @@ def adapt_policy(path: Path, model_sha256: str) -> None:
         "ledger": {"epsilon_milli": recipe.LEDGER_LIMIT_MILLI, "inverse_delta": recipe.INVERSE_DELTA},
     }
     write_yaml(path, policy)
-
-
-def paper_count(folders: Folders) -> int:
-    """How many papers are on file."""
-    return sum(bool(read_bytes(folders.papers / f"{p.id}.md", "paper")) for p in PAPERS)

@@ -87,6 +87,8 @@ def close(r: Run) -> None:
     members, others = r.state.members, tuple(r.state.left_out)
     if r.state.phase == "joining":  # cancelled while sites joined: who answered is not known
         others = tuple(s.name for s in r.study.sites)
+    if r.state.last_closed == r.study.training.rounds and not r.cancelled():  # else there is no release
+        r.gatekeeper.release({*r.state.members, *r.state.left_out})
     _record_close(r, digests)
     left_out = close_at(r, others, digests, 0.0)
     closed = close_at(r, members, digests, EVIDENCE_PATIENCE_S)

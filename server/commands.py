@@ -29,15 +29,18 @@ def server() -> None:
 @HOME
 @click.option("--host", default="0.0.0.0", show_default=True, help="Address of the public doors.")  # noqa: S104
 @click.option("--private-port", type=int, default=0, show_default=True, help="Loopback port; 0 takes a free one.")
+@click.option("--law", type=click.Path(path_type=Path), help="Install the law set that the operator adopted first.")
 @click.option("--json", "as_json", is_flag=True, help="Errors as one JSON object.")
-def start(home: Path, host: str, private_port: int, as_json: bool) -> None:
+def start(home: Path, host: str, private_port: int, law: Path | None, as_json: bool) -> None:
     """Run the server until SIGTERM. Prints one JSON line when its doors listen. Without a trust file it only enrols.
+
+    Without a law set in the home, now or from an earlier start, the operator applies every built-in law pack.
 
     \b
     Example: residency server start --home ./server
     """
     try:
-        _serve(home, host, private_port)
+        _serve(home, host, private_port, law)
     except ResidencyError as e:
         if as_json:
             emit_json("residency.server.start/1", {}, e)
@@ -46,12 +49,15 @@ def start(home: Path, host: str, private_port: int, as_json: bool) -> None:
         raise SystemExit(e.exit_code) from e
 
 
-def _serve(home: Path, host: str, private_port: int) -> None:
+def _serve(home: Path, host: str, private_port: int, law: Path | None) -> None:
     from compliance.tls import tls_files  # noqa: PLC0415
     from server.launcher import ServerConfig, serve  # noqa: PLC0415 - loads Flower
+    from server.law import install  # noqa: PLC0415 - loads the law engine
 
     place = OperatorHome(home.resolve())
     doors = place.config()
+    if law is not None:
+        install(place, law)
     public, governance, enrolment = (
         int(door.rpartition(":")[2]) for door in (doors.server, doors.governance, doors.enrolment)
     )

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from compliance.canonical import Json
 from compliance.clock import now
+from compliance.counting import Tally
 from compliance.errors import EnvironmentFault, PeerUnreachable, Refused, ResidencyError, RunFailed
 from compliance.identity import Signer, load_signer
 from compliance.log.store import Draft, LogStore
@@ -20,10 +21,11 @@ from compliance.log.witness import WitnessStore
 from compliance.messages import JoinReply, JoinRequest, decode, encode
 from compliance.study import Study, open_study
 from compliance.trust.root import Anchor, load_anchor
-from server import evaluation, layouts
+from server import adoptions, evaluation, layouts
 from server.closing import close, witness
 from server.gatekeeper import Gatekeeper
 from server.grid import Answer, FastGrid
+from server.law import operator_engine
 from server.members import Members
 from server.rounds import Rounds
 from server.run_folder import RunFolder, active_run
@@ -60,6 +62,10 @@ class Run:
         self.desk = WitnessDesk(self.anchor, self.log, witness_store)
         self.standing: _Standing = Members(home)
         self.nodes = folder.nodes()
+        tally = Tally(home / "counters.db", self.log)
+        self.law = adoptions.of_run(self.anchor, folder)
+        engine = operator_engine(self.law.law_set if self.law else None)
+        self.gatekeeper = Gatekeeper(self.study, self.digest, self.log, tally, engine)
         self._earlier = [(e.kind, e.body) for e in self.log.entries(0, study=self.digest)]
 
     def move(self, phase: Phase, **changes: object) -> None:
@@ -181,10 +187,13 @@ def step(r: Run, rounds: Rounds) -> None:
 
 def join(r: Run) -> None:
     """Ask every site of the study to join, and decide who may be sent the model. Raises RunFailed RSD-8200."""
+    if r.law is not None:
+        r.record("law", adoptions.body(r.law))
     joined, absent = _ask_to_join(r)
     if r.cancelled():
         return
-    allowed, verdicts = Gatekeeper(r.study, r.digest, r.log).judge(joined)
+    r.record("law", *adoptions.keep(r.folder, joined.values()))
+    allowed, verdicts = r.gatekeeper.judge(joined)
     for name, verdict in verdicts.items():
         r.folder.event("refused", site=name, error=verdict.error.as_json())
     members = tuple(s.name for s in r.study.sites if s.name in allowed)
@@ -196,7 +205,7 @@ def join(r: Run) -> None:
 
 
 def _ask_to_join(r: Run) -> tuple[dict[str, JoinReply], dict[str, Cause]]:
-    """Who joined, and why the others did not. A removed site is not asked.
+    """Who joined, and why the others did not. A removed site is not asked, nor one that may not be sent the study.
 
     Layouts must agree, whoever answers first: nobody is counted before all have answered.
     """
@@ -208,6 +217,7 @@ def _ask_to_join(r: Run) -> tuple[dict[str, JoinReply], dict[str, Cause]]:
 
     names = [s.name for s in r.study.sites]
     removed = {n: e for n in names if (e := r.standing.removed(n)) is not None}
+    removed |= {n: e for n in names if n not in removed and (e := r.gatekeeper.closed_to(n)) is not None}
     asked = {n: _join_request(r, n) for n in names if n not in removed}
     answers = r.ask(asked, JOIN_LIMIT_S, dict.fromkeys(asked, JOIN_PATIENCE_S))
     replies: dict[str, JoinReply] = {}
@@ -246,6 +256,7 @@ def _reply(r: Run, site: str, answer: Answer) -> JoinReply:
     if reply.site != site:
         raise RunFailed("RSD-8202", f"the reply of {site} is not of that site", found=reply.site, limit=site)
     layouts.check_reply(reply, r.study)
+    adoptions.check(r.anchor, reply)
     return reply
 
 

@@ -19,9 +19,11 @@ from compliance.clock import now, rfc3339
 from compliance.errors import EnvironmentFault, InputError, Refused, ResidencyError, RunFailed, error_class
 from compliance.files import read_bytes, write_durably
 from compliance.law.decide import builtin_packs
+from compliance.law.regions import load_regions
 from compliance.log.store import LogStore
 from compliance.study import Study, open_study
 from compliance.trust.home import OperatorHome
+from server.law import check_operator_law
 from server.private_door import connected_sites, open_control
 from server.run_folder import RESULT, RunFolder, active_run, study_pointer
 from server.run_state import Cancel, new_state
@@ -39,10 +41,11 @@ def start_run(home: Path, study_file: Path, answers: Path | None, bundle: bytes)
 
     `answers` None: those that the governance service received. Raises PeerUnreachable RSD-6106, RSD-6104 without a
     server, InputError RSD-8211 without answers, Refused RSD-8300 while another run of the study goes on, RSD-8308 after
-    one that closed a round.
+    one that closed a round, or what `check_operator_law` raises.
     """
     place = OperatorHome(home)
     anchor = place.anchor()
+    check_operator_law(place)
     data = read_bytes(study_file, "study")
     study, digest = open_study(anchor, data.rstrip(b"\n"), str(study_file), now())
     given = answers if answers is not None else place.study_folder(digest) / "answers"
@@ -118,6 +121,10 @@ def new_run(home: Path, study: Study, digest: str, data: bytes, answers: Path, b
     write_durably(folder.path / "study.json", data)
     for name, pack in builtin_packs().items():
         write_durably(folder.path / "packs" / f"{name}.yaml", pack.raw)
+    write_durably(folder.path / "regions.yaml", load_regions().raw)
+    law = OperatorHome(home).law_file
+    if law.exists():  # fixed for the run: what is installed later is for later runs
+        folder.write_law(study.operator.name, read_bytes(law, "the operator's law set").decode("utf-8").rstrip(), "")
     write_durably(folder.path / "bundle.zip", bundle)
     write_durably(study_pointer(home, digest), folder.run.encode("ascii"))
     folder.write_state(new_state(digest))

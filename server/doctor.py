@@ -16,20 +16,26 @@ from compliance import doctor, doctor_facts
 from compliance.clock import now, parse_time
 from compliance.doctor import Check, Fact, Limits, Unmet, examine
 from compliance.doctor_facts import CertificateFacts, DoorFacts
+from compliance.doctor_law import law_checks, pack_check
 from compliance.errors import InputError
 from compliance.files import read_bytes
 from compliance.identity import Signer, load_signer
+from compliance.law.decide import builtin_packs
+from compliance.law.pack import Pack
+from compliance.law.regions import load_regions
 from compliance.pki import signed_by
 from compliance.software import VERSION
 from compliance.tls import tls_files
 from compliance.trust.enrol import Consortium
 from compliance.trust.home import OperatorHome
 from compliance.trust.root import Anchor, Trust, load_anchor
+from server.law import operator_law
 from strategies.flwr_private import FLOWER_VERSION
 
 KEYS = ("keys/operator.key", "tls/ca.key", "tls/server.key")
 SECRETS = ("flower/control.token", "flower/superexec.secret")
 RENEW = "residency consortium renew --home FOLDER: the running server takes the new certificate up"
+NEXT_PACK = "install the version of this software that has the pack"
 _LOOPBACK = "127.0.0.1"
 
 
@@ -56,7 +62,7 @@ class Doctor:
         return load_anchor(self.home.trust_file)
 
     def standing(self) -> Iterator[Check]:
-        """Keys, certificates, trust file."""
+        """Keys, certificates, trust file, and the law packs that the operator applies."""
         yield from examine("home", self._consortium)
         secrets = tuple(name for name in SECRETS if (self.path / name).exists())
         yield from examine(
@@ -66,6 +72,7 @@ class Doctor:
         yield from examine("CA", self._authority)
         yield from self.certificate()
         yield from self.trust()
+        yield from examine("law set", self._law)
 
     def _consortium(self) -> Check:
         found = self.config.get()
@@ -108,6 +115,13 @@ class Doctor:
             )
         advice = "draft the next version and have the sites sign it: residency consortium admit"
         return doctor.in_date("trust file", until, self.at, self.limits.near_end, advice)
+
+    def _law(self) -> list[Check]:
+        packs, here, opened = builtin_packs(), self.config.need().operator.jurisdiction, operator_law(self.home)
+        if opened is not None:
+            return law_checks(opened.law_set, packs, load_regions(), self.at, self.limits, "the operator")
+        binding = [pack for pack in packs.values() if here in pack.jurisdictions]
+        return [every_pack(here, binding), *(pack_check(p, self.at, self.limits, NEXT_PACK) for p in binding)]
 
     # --- the process and its doors ---
 
@@ -186,6 +200,14 @@ def key_agrees(trust: Trust, keyid: str) -> Check:
         "key in the trust file", "fail", keyid[:12], ", ".join(k[:12] for k in held) or "no operator key",
         "restore the key that the trust file names; what another one signs, no site accepts",
     )  # fmt: skip
+
+
+def every_pack(jurisdiction: str, binding: list[Pack]) -> Check:
+    """What an operator without a law set of its own applies: every pack that binds its jurisdiction."""
+    limit = f"a law pack that binds {jurisdiction}"
+    if not binding:
+        return Check("law set", "fail", "no pack binds this operator: everything is denied", limit, NEXT_PACK)
+    return Check("law set", "ok", f"none adopted, so every pack applies: {', '.join(p.id for p in binding)}", limit)
 
 
 def server_certificate(found: CertificateFacts, issued: bool, at: datetime, limits: Limits) -> Check:

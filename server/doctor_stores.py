@@ -11,6 +11,7 @@ from compliance import doctor, doctor_facts
 from compliance.answers import APPROVAL, REFUSAL
 from compliance.canonical import parse_canonical
 from compliance.clock import parse_time, rfc3339
+from compliance.counting import noted
 from compliance.doctor import Check, Fact, Limits, Unmet, examine
 from compliance.files import read_bytes
 from compliance.identity import media_type, parse_envelope
@@ -32,11 +33,13 @@ class Stores:
     def __init__(self, standing: Doctor) -> None:
         self._d = standing
         self._whole: Fact[Check] = Fact("log.db", lambda: self._log(whole=True))
+        self._noted: Fact[tuple[int, str]] = Fact("log.db", lambda: self._look(noted))
 
     def books(self) -> Iterator[Check]:
-        """Log and cosignatures."""
+        """Log, cosignatures and counters."""
         yield from examine("log", self._whole.get)
         yield from examine("cosignatures", self._cosigned)
+        yield from examine("counters", self._counters)
 
     def log_end(self) -> list[Check]:
         """The log by its last entry only: quick however long it is."""
@@ -60,6 +63,10 @@ class Stores:
         keys = doctor_facts.witness_keys(self._d.anchor.need().trust, self._d.config.need().operator.name)
         found = self._look(lambda log: doctor_facts.log_facts(log, keys))
         return doctor.cosigned("cosignatures", found, self._d.at, self._d.limits)
+
+    def _counters(self) -> Check:
+        known = self._noted.need() if self._d.home.log_file.exists() else (0, "")
+        return doctor_facts.counters_check(self._d.path / "counters.db", known)
 
     def work(self) -> Iterator[Check]:
         """Runs, sites, invitations, certificates, studies that wait for answers."""

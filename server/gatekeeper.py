@@ -1,4 +1,4 @@
-"""Who may be sent the global model: decided before it leaves, for each site whose records went into it.
+"""Who may be sent what in a run: decided before it leaves, for each site whose records went into it.
 
 The operator decides nothing for a site; it applies the rules under which the sites' updates were given, and logs each
 decision. A peer that any contributing site denies in its own logged decisions is left out as well.
@@ -6,17 +6,28 @@ decision. A peer that any contributing site denies in its own logged decisions i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
-from compliance.canonical import Json
+from compliance.canonical import canonical, sha256_hex
 from compliance.clock import now, rfc3339
+from compliance.counting import Tally
 from compliance.errors import Refused
-from compliance.law.decide import Engine, builtin_packs
-from compliance.law.model import Decision, Document, Guarantees, Party, Transfer
+from compliance.law.decide import Engine
+from compliance.law.model import Count, Decision, Party
+from compliance.law.vocabulary import Artifact
+from compliance.log.order import refuse_set_back
 from compliance.log.store import LogStore
 from compliance.messages import JoinReply
+from compliance.release.bodies import decision_body
 from compliance.roster import EntryRef
-from compliance.study import Study
+from compliance.study import SiteTerms, Study
+from compliance.study_transfer import COUNTED, party, transfer_of
+from server.law import denied
+
+# What a site is sent besides the model: study and answers, rosters, checkpoints of the others' logs.
+METADATA: Final[tuple[Artifact, ...]] = ("answer", "roster", "log_checkpoint")
 
 
 @dataclass(frozen=True)
@@ -29,55 +40,82 @@ class Verdict:
 
 
 class Gatekeeper:
-    """Decides and logs for one study. Origins are the jurisdictions of the sites that joined, and the operator's."""
+    """Decides and logs for one study, from the operator to each site; counts the persons behind what it lets out."""
 
-    def __init__(self, study: Study, digest: str, log: LogStore) -> None:
-        packs = builtin_packs()
-        self._engine = Engine(packs, {name: pack.digest for name, pack in packs.items()})
-        self._study, self._digest, self._log = study, digest, log
+    def __init__(self, study: Study, digest: str, log: LogStore, tally: Tally, engine: Engine) -> None:
+        self._study, self._digest, self._log, self._tally, self._engine = study, digest, log, tally, engine
+        self._operator = party(study.operator)
 
-    def decide(self, exporter: Party, recipient: Party, round_: int) -> tuple[Decision, EntryRef]:
-        """May the global model go from `exporter` to `recipient`? Logged, whichever way it falls."""
-        study = self._study
-        transfer = Transfer(
-            artifact="aggregate",
-            exporter=exporter,
-            recipient=recipient,
-            purpose=study.purpose,
-            study=self._digest,
-            documents=tuple(Document(**d.model_dump(exclude={"id", "title"})) for d in study.documents),
-            guarantees=Guarantees(
-                unit=study.privacy.unit,
-                epsilon_milli=max(s.epsilon_milli for s in study.sites),
-                inverse_delta=study.privacy.inverse_delta,
-                min_sites=study.quorum.sites,
-            ),
-            at=rfc3339(now()),
-        )
-        decision = self._engine.decide(transfer)
-        body: dict[str, Json] = {**decision.as_entry(), "round": round_, "peer": recipient.name}
-        added = self._log.append("decision", body, self._digest)
+    def decide(self, artifact: Artifact, recipient: Party, origins: Iterable[str] = ()) -> tuple[Decision, EntryRef]:
+        """May `artifact`, made of the records of `origins`, go to `recipient`? Logged, whichever way it falls.
+
+        Whom an ALLOW is about is counted before it is logged. Raises what `Tally` raises for counters that cannot be
+        relied on, and Refused RSD-3065 for a clock that was set back.
+        """
+        study, at, counted = self._study, rfc3339(now()), artifact in COUNTED
+        refuse_set_back(self._log, at)
+        counts: tuple[Count, ...] = ()
+        if counted:
+            source, persons = self._persons(origins)
+            counts = self._tally.counts(self._operator, (recipient,), source, persons, study.data_categories, at)
+        told = transfer_of(study, self._digest, self._operator.name, artifact, recipient, counts=counts, at=at)
+        decision = self._engine.decide(told)
+        if counted and decision.allow:
+            self._tally.record(decision, source, persons)
+        added = self._log.append("decision", decision_body(decision, 0, recipient.name), self._digest)
         return decision, EntryRef(origin=self._log.origin, index=added.index, leaf=added.leaf_hash.hex())
+
+    def _persons(self, origins: Iterable[str]) -> tuple[str, int]:
+        """What the counters call the records behind a model, and of how many persons they are at most.
+
+        By the public counts of the sites; one extract of other sites is another population, and counts anew.
+        """
+        behind = sorted(set(origins))
+        name = sha256_hex(canonical({"dataset": self._study.dataset, "sites": list(behind)}))[:32]
+        return name, sum(s.records_public for s in self._study.sites if s.name in behind)
+
+    def closed_to(self, site: str) -> Refused | None:
+        """Why the operator may not even send `site` the study, rosters and checkpoints; None if it may."""
+        for artifact in METADATA:
+            decision, _ = self.decide(artifact, self._party(site))
+            if not decision.allow:
+                return denied(decision, f"{artifact} of {self._operator.name}")
+        return None
 
     def judge(self, joined: dict[str, JoinReply]) -> tuple[dict[str, EntryRef], dict[str, Verdict]]:
         """For each joined site: the entry that allows sending it the model, or the verdict that leaves it out.
 
-        Sites are judged in the order of the study. One that is left out no longer counts as an origin for the rest.
+        Sites are judged in the order of the study; the records of all who joined count as being in the model.
         """
         allowed: dict[str, EntryRef] = {}
         left_out: dict[str, Verdict] = {}
-        operator = Party(name=self._study.operator.name, jurisdiction=self._study.operator.jurisdiction)
         for terms in self._study.sites:
             if terms.name not in joined:
                 continue
-            recipient = Party(name=terms.name, jurisdiction=terms.jurisdiction)
-            decision, entry = self.decide(operator, recipient, 0)
+            decision, entry = self.decide("aggregate", party(terms), joined)
             denials = _peer_denials(joined, terms.name)
             if decision.allow and not denials:
                 allowed[terms.name] = entry
             else:
                 left_out[terms.name] = _verdict(terms.name, decision, entry, denials)
         return allowed, left_out
+
+    def release(self, joined: Iterable[str]) -> None:
+        """Decide, before there is a release, who of the study's sites may have it from the operator.
+
+        `joined`: as `judge` had them, so that the same records count once. Done again after a crash it decides nothing
+        twice.
+        """
+        held = self._log.entries(0, study=self._digest, kind="decision")
+        done = {str(e.body["peer"]) for e in held if e.body["transfer"]["artifact"] == "released_model"}
+        origins = tuple(joined)
+        for terms in self._study.sites:
+            if terms.name not in done:
+                self.decide("released_model", party(terms), origins)
+
+    def _party(self, site: str) -> Party:
+        terms: SiteTerms = next(s for s in self._study.sites if s.name == site)
+        return party(terms)
 
 
 def _peer_denials(joined: dict[str, JoinReply], peer: str) -> list[tuple[str, str, str, EntryRef]]:
@@ -92,18 +130,15 @@ def _peer_denials(joined: dict[str, JoinReply], peer: str) -> list[tuple[str, st
 
 def _verdict(site: str, decision: Decision, entry: EntryRef, denials: list[tuple[str, str, str, EntryRef]]) -> Verdict:
     entries = tuple(e for *_, e in denials) + (() if decision.allow else (entry,))
-    if decision.allow:
-        by, rule, plain, _ = denials[0]
-        found = f"denied by {by}"
-    else:
-        rule = f"{decision.rule}: {', '.join(decision.law) or ', '.join(decision.house)}"
-        plain, found = decision.plain, "; ".join(decision.missing) or "deny"
+    if not decision.allow:
+        return Verdict(site, denied(decision, "the global model"), entries)
+    by, rule, plain, _ = denials[0]
     error = Refused(
         "RSD-3100",
         f"the global model may not go to {site}: {plain}",
         rule=rule,
-        found=found,
+        found=f"denied by {by}",
         limit="allow by both evaluators, and by every contributing site",
-        next=decision.would_allow or "ask the sites that deny it",
+        next="ask the sites that deny it",
     )
     return Verdict(site, error, entries)

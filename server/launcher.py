@@ -36,6 +36,7 @@ from server.doors import Door, FleetDoor, PrivateDoor, listen
 from server.flower_files import FlowerFiles, flower_files, read_token
 from server.governance.service import Governance
 from server.keeper import RunKeeper
+from server.law import check_operator_law
 from server.members import Members
 from server.nodes import reconcile
 from server.superexec import SuperExec, superexec_command, superexec_environment
@@ -91,7 +92,7 @@ def serve(config: ServerConfig) -> None:
     "enrolment_port": ..., "nodes": ...} on stdout once all doors listen, the members' node keys are registered and runs
     can start. Leaves no process behind. Raises EnvironmentFault RSD-7101 (port in use), RSD-7102, RSD-7103 (another
     Flower), RSD-7104 (TLS material), RSD-7106 (Flower's programs), RSD-7108 (a door closed by itself), RSD-5030 (calls
-    cannot be logged) and InputError RSD-6215 (a file of the home is missing).
+    cannot be logged), InputError RSD-6215 (a file of the home is missing) and what `check_operator_law` raises.
     """
     files = prepare(config)
     with contextlib.ExitStack() as stack:
@@ -117,11 +118,13 @@ def serve(config: ServerConfig) -> None:
 
 
 def prepare(config: ServerConfig) -> FlowerFiles:
-    """Make missing folders and secrets, check home and TLS files, turn Flower's reporting off, allow many open files.
+    """Make missing folders and secrets, check home, law set and TLS files, silence Flower, allow many open files.
 
     It makes no key and no certificate: what `consortium init` made and is missing is named (RSD-6215, RSD-7104).
     """
-    OperatorHome(config.home).need_whole()
+    home = OperatorHome(config.home)
+    home.need_whole()
+    check_operator_law(home)
     check_tls(config.tls)
     files = flower_files(config.home)
     files.home.mkdir(parents=True, exist_ok=True, mode=0o700)

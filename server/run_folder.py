@@ -201,6 +201,20 @@ class RunFolder:
     def _roster(self, round_: int) -> Path:
         return self.path / "rosters" / f"round-{round_:03d}.json"
 
+    def write_law(self, site: str, adoption: str, advice: str) -> None:
+        """The signed adoption under which a site joined, and the advice on it if there was any."""
+        for kind, text in (("adoption", adoption), ("advice", advice)):
+            file = self.path / "law" / f"{site}.{kind}.json"
+            if text:
+                write_durably(file, text.encode("utf-8") + b"\n")
+            else:
+                file.unlink(missing_ok=True)
+
+    def adoption(self, member: str) -> bytes:
+        """The signed adoption of a member; empty if there is none."""
+        file = self.path / "law" / f"{member}.adoption.json"
+        return read_bytes(file, f"the adoption of {member}") if file.exists() else b""
+
     def write_histogram(self, site: str, signed: bytes) -> None:
         """A site's signed counts."""
         write_durably(self.path / HISTOGRAMS / f"{site}.json", signed + b"\n")

@@ -158,7 +158,7 @@ def policy_raw(site: str = "berlin", **changes: Any) -> dict[str, Any]:
         "required_documents": ["dpia", "art6_basis", "art9_basis", "ethics"],
         "models": [],
         "ledger": {"epsilon_milli": 20_000, "inverse_delta": 100_000},
-        "law_packs": [{"id": "eu", "sha256": "12" * 32}],
+        "law_set": "12" * 32,
         **changes,
     }
 

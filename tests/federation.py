@@ -38,6 +38,9 @@ from compliance.canonical import canonical, sha256_hex
 from compliance.clock import now, rfc3339
 from compliance.identity import Signer, load_public, new_signer, parse_envelope, save_signer, seal
 from compliance.law.decide import builtin_packs
+from compliance.law.law_adoption import adoption_record, draft_law_set
+from compliance.law.law_set import LawSet
+from compliance.law.regions import load_regions
 from compliance.log.store import LogStore
 from compliance.messages import EvaluateRequest, JoinRequest, LayoutEntry, RoundRequest, WitnessRequest, encode
 from compliance.pki import issue_site_certificate
@@ -76,7 +79,11 @@ PAPERS = (
         {"id": f"adequacy-{n}", "kind": "adequacy_confirmation", "to_jurisdiction": j, "covers": n}
         for n, j in {OPERATOR: "IE", "a": "DE", "b": "GB", "c": "JP", "d": "FR"}.items()
     ),
-    {"id": "contract-cn", "kind": "pipl_contract", "from_jurisdiction": "CN"},
+    {"id": "basis-cn", "kind": "pipl_basis", "from_jurisdiction": "CN"},
+    *(
+        {"id": f"contract-cn-{n}", "kind": "pipl_contract", "from_jurisdiction": "CN", "covers": n}
+        for n in (OPERATOR, "a", "b", "c", "d")
+    ),
 )
 
 
@@ -142,6 +149,23 @@ class Consortium:
     def sign_policy(self, site: str, **changes: Any) -> bytes:
         """A policy signed by the site's signatory."""
         return seal(policy_json(site, **changes), self.signatories[site]).encode() + b"\n"
+
+    def sign_law(self, site: str, **changes: Any) -> tuple[bytes, bytes]:
+        """The site's law set (`changes` replace fields of it): adopted by its signatory, and the advice on it."""
+        law_set = law_set_of(site, **changes)
+        advice = self.advice(site, law_set.digest, subject="law_set") + b"\n"
+        record = adoption_record(law_set, now(), parse_envelope(advice, "advice").digest, "")
+        return seal(record, self.signatories[site]).encode() + b"\n", advice
+
+    def install_terms(self, home: AgentHome, law: dict[str, Any] | None = None, **policy: Any) -> None:
+        """Law set and policy at the site of `home`, signed now; `law` and `policy` replace fields of them."""
+        site, folder = home.config.site, scratch("terms")
+        adoption, advice = self.sign_law(site, **(law or {}))
+        named = {"law_set": law_set_of(site, **(law or {})).digest}
+        for name, data in (("law", adoption), ("advice", advice), ("policy", self.sign_policy(site, **named | policy))):
+            (folder / f"{name}.json").write_bytes(data)
+        enrolment.install_law(home, folder / "law.json", folder / "advice.json")
+        enrolment.install_policy(home, folder / "policy.json")
 
     def advice(self, site: str, digest: str, **changes: Any) -> bytes:
         """The DPO's signed advice on a study."""
@@ -313,14 +337,18 @@ def study_json(base_model: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**copy.deepcopy(value), **changes}
 
 
+def law_set_of(site: str, **changes: Any) -> LawSet:
+    """All built-in packs that bind the site; `changes` replace fields of the set."""
+    made = draft_law_set(site, JURISDICTIONS[site], builtin_packs(), load_regions(), {})
+    return load_model(LawSet, {**made.as_json(), **changes}, "RSD-3030", "law set") if changes else made
+
+
 def policy_json(site: str, **changes: Any) -> dict[str, Any]:
     """A policy that the tiny study lies within."""
-    jurisdiction = JURISDICTIONS[site]
-    packs = {n: p.digest for n, p in builtin_packs().items() if jurisdiction in p.jurisdictions}
     return {
         "schema": "residency.policy/1",
         "site": site,
-        "jurisdiction": jurisdiction,
+        "jurisdiction": JURISDICTIONS[site],
         "issued": day(0),
         "expires": day(200),
         "purposes": ["scientific_research"],
@@ -334,7 +362,7 @@ def policy_json(site: str, **changes: Any) -> dict[str, Any]:
         "required_documents": ["dpia", "art6_basis", "art9_basis", "ethics"],
         "models": [],
         "ledger": {"epsilon_milli": 8000, "inverse_delta": 100_000},
-        "law_packs": [{"id": n, "sha256": d} for n, d in sorted(packs.items())],
+        "law_set": law_set_of(site).digest,
         **changes,
     }
 
@@ -363,9 +391,7 @@ def consortium() -> Consortium:
     for i, site in enumerate(JURISDICTIONS):
         home = AgentHome(made.home(site))
         enrolment.install_trust(home, made.trust)
-        policy = root / f"{site}.policy.json"
-        policy.write_bytes(made.sign_policy(site))
-        enrolment.install_policy(home, policy)
+        made.install_terms(home)
         table = write_table(root / f"{site}.csv", 200 + 30 * i)
         registration.add_dataset(home, DATASET, table, f"{site}-clinic", ["patient_id"], DATA_TERMS)
         registration.add_model(home, folder, "tiny")
@@ -565,11 +591,16 @@ class Live:
         """Start the server, once more or for the first time."""
         self.spawn(OPERATOR, "server", "start", "--home", self.made.hub, "--host", "127.0.0.1")
 
+    def program(self, name: str) -> tuple[str, ...]:
+        """What runs a service: the command itself."""
+        del name
+        return (sys.executable, "-m", "residency")
+
     def spawn(self, name: str, *args: object) -> subprocess.Popen[bytes]:
         """Start `residency ARGS` in its own process group; its output goes to a file."""
         with (self.output / f"{name}.log").open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "residency", *map(str, args)],
+                [*self.program(name), *map(str, args)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment(), start_new_session=True,
             )  # fmt: skip
         self._services[name] = process

@@ -31,9 +31,7 @@ def people() -> Consortium:
     for site in JURISDICTIONS:
         home = AgentHome(made.home(site))
         enrolment.install_trust(home, made.trust)
-        policy = root / f"{site}.policy.json"
-        policy.write_bytes(made.sign_policy(site))
-        enrolment.install_policy(home, policy)
+        made.install_terms(home)
     return made
 
 

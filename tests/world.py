@@ -23,7 +23,7 @@ from compliance.identity import Signer, new_signer, parse_envelope, seal
 from compliance.log import checkpoint, cosign, merkle, note
 from compliance.log.entry import Entry
 from compliance.log.evidence import EvidenceEntry, LogEvidence
-from compliance.release import manifest
+from compliance.release import bodies, manifest
 from compliance.release.build import build_bundle
 from compliance.release.case import Contents
 from compliance.release.report import Report
@@ -66,6 +66,7 @@ __all__ = [
     "Plan",
     "World",
     "build_world",
+    "dishonest",
     "failed",
     "rebuilt",
     "released",
@@ -181,6 +182,9 @@ def _members(plan: Plan) -> World:
     for site in JURISDICTIONS:
         for role in ("agent", "signatory", "dpo"):
             keys[site, role] = new_signer(role, site, *period)  # type: ignore[arg-type]
+        # Two people more, for the law set: the keys of those who answer studies can be revoked without it.
+        keys[site, "adopter"] = new_signer("signatory", site, *period)
+        keys[site, "adviser"] = new_signer("dpo", site, *period)
     trust = {
         "schema": "residency.trust/1",
         "consortium": CONSORTIUM,
@@ -203,6 +207,12 @@ def resealed(data: bytes, change: Any, *signers: Signer) -> bytes:
     payload = json.loads(parse_envelope(data, "statement").payload)
     change(payload)
     return seal(payload, *signers).encode() + b"\n"
+
+
+def dishonest(made: World) -> dict[str, bytes]:
+    """The bundle that an operator builds who does not mind that a decision contradicts itself."""
+    with patch.object(bodies, "_contradiction", lambda _: ""):
+        return made.bundle
 
 
 def failed(report: Report) -> tuple[int, str]:

@@ -9,12 +9,13 @@ from typing import Any
 
 from compliance.canonical import sha256_hex
 from compliance.privacy.events import PrivacyEvent, Unit
+from compliance.software import VERSION
 from compliance.study_event import TV_ERROR_FEMTO_PER_ROUND
 
 CONSORTIUM, OPERATOR, REFUSED = "thyroid", "coordinator", "site-e"
 JURISDICTIONS = {"site-a": "DE", "site-b": "FR", "site-c": "GB", "site-d": "JP", REFUSED: "CN"}
 CONTRIBUTORS = tuple(name for name in JURISDICTIONS if name != REFUSED)
-START = datetime(2026, 11, 21, 10, tzinfo=UTC)
+START = datetime(2026, 11, 22, 10, tzinfo=UTC)
 AT = START + timedelta(days=1)
 ORDER = ("charge", "commit", "decision", "transfer")
 LORA = "base_model.model.encoder.layer.0.attention.self.query.lora_B.weight"
@@ -44,7 +45,8 @@ class Plan:
     body of every log entry in place before it is logged, given (member, kind, body); `roster` every roster before it
     is signed by all. `before_close` is called with the run and each member before its log is closed; decisions to send
     an update are told that the model goes on to `told`; `answer` changes a site's answer before it is signed, given
-    (site, kind, statement). `unit` is the study's privacy unit.
+    (site, kind, statement). `unit` is the study's privacy unit. `operator_law`: the operator adopted a law set
+    of its own. `software`: the version that the study names.
     """
 
     order: tuple[str, ...] = ORDER
@@ -59,6 +61,8 @@ class Plan:
     answer: Change | None = None
     told: tuple[str, ...] = CONTRIBUTORS
     unit: Unit = "record"
+    operator_law: bool = False
+    software: str = VERSION
 
 
 ORDINARY = Plan()
@@ -124,7 +128,7 @@ def study_json(plan: Plan = ORDINARY) -> dict[str, Any]:
         "sites": sites,
         "quorum": {"sites": 3},
         "round_deadline_s": 60,
-        "software": {"version": "1.0.0", "bundle_sha256": sha256_hex(b"bundle")},
+        "software": {"version": plan.software, "bundle_sha256": sha256_hex(b"bundle")},
     }
 
 

@@ -14,8 +14,9 @@ from compliance.canonical import canonical, sha256_hex
 from compliance.clock import rfc3339
 from compliance.identity import Envelope, Signer, seal
 from compliance.law.decide import Engine, builtin_packs
-from compliance.law.model import Document, Guarantees, Party, Transfer
-from compliance.law.pack import Pack
+from compliance.law.law_adoption import adoption_record, draft_law_set
+from compliance.law.law_set import LawSet
+from compliance.law.regions import load_regions
 from compliance.log import checkpoint, note
 from compliance.log.evidence import build_evidence, closing_body
 from compliance.log.store import Appended, LogStore
@@ -23,6 +24,8 @@ from compliance.log.witness import WitnessStore
 from compliance.release import bodies
 from compliance.release.case import evidence_bytes
 from compliance.release.verify_logs import witness_keys
+from compliance.study_transfer import parties, transfer_of
+from compliance.validation import load_model
 from tests.world_plan import (
     CONTRIBUTORS,
     EVENT,
@@ -34,7 +37,6 @@ from tests.world_plan import (
     SIZE,
     START,
     Plan,
-    documents,
 )
 
 if TYPE_CHECKING:
@@ -42,9 +44,27 @@ if TYPE_CHECKING:
 
 
 @cache
-def _engine() -> tuple[dict[str, Pack], Engine]:
+def law_set_of(site: str) -> LawSet:
+    """All built-in packs that bind the site's jurisdiction."""
+    return draft_law_set(site, JURISDICTIONS[site], builtin_packs(), load_regions(), {})
+
+
+@cache
+def operator_law_set() -> LawSet:
+    """The packs that bind the operator, with a declaration about one that would bind it elsewhere."""
+    made = draft_law_set(OPERATOR, "IE", builtin_packs(), load_regions(), {}).as_json()
+    declared = [{"id": "us-ca", "reason": "No business in California."}]
+    return load_model(LawSet, {**made, "not_binding": declared}, "RSD-3030", "law set")
+
+
+@cache
+def _engine(member: str, own: bool) -> Engine:
+    """A site's law set, or the operator's if it has its `own`; else it applies every pack."""
     packs = builtin_packs()
-    return packs, Engine(packs, {name: pack.digest for name, pack in packs.items()})
+    if member in JURISDICTIONS or own:
+        law_set = operator_law_set() if member == OPERATOR else law_set_of(member)
+        return Engine.of(law_set, packs, load_regions())
+    return Engine(packs, {n: p.digest for n, p in packs.items()}, regions=load_regions())
 
 
 class Run:
@@ -60,23 +80,21 @@ class Run:
             name = made.anchor.trust.witness_name(member)
             self.logs[member] = stack.enter_context(LogStore.open(folder / f"{member}.db", origin, key))
             self.witnesses[member] = stack.enter_context(WitnessStore(folder / f"{member}-witness.db", name, key))
-        self.packs, self.engine = _engine()
-        self.documents = tuple(
-            Document(**{k: v for k, v in d.items() if k not in ("id", "title")}) for d in documents()
-        )
-        self.parties = {OPERATOR: Party(name=OPERATOR, jurisdiction="IE")}
-        self.parties |= {n: Party(name=n, jurisdiction=j) for n, j in JURISDICTIONS.items()}
+        self.parties = parties(made.study)
         self.seq = dict.fromkeys(CONTRIBUTORS, 1)
         self.used: set[str] = set()
 
     def play(self) -> None:
         """From the proposal to the close."""
+        self._adopt()
         self._join()
         flat = np.arange(SIZE, dtype="<f4") / 8
         self._snapshot(0, flat)
         for round_ in range(1, self.plan.rounds + 1):
             flat = self._round(round_, flat)
             self._cosign_all(1)
+        for member in self.members:
+            self._clear(member)
         for member in self.members:
             self._close(member)
         sizes = {m: log.size for m, log in self.logs.items()}
@@ -90,6 +108,32 @@ class Run:
 
     def ref(self, member: str, appended: Appended) -> dict[str, Any]:
         return {"origin": self.logs[member].origin, "index": appended.index, "leaf": appended.leaf_hash.hex()}
+
+    def _adopt(self) -> None:
+        """Each site's signatory adopts its law set on the DPO's advice; the operator notes what it was shown."""
+        run, keys = self.world.run, self.world.keys
+        run["regions.yaml"] = load_regions().raw
+        for site in CONTRIBUTORS:
+            law_set = law_set_of(site)
+            said = {
+                "schema": "residency.advice/1", "subject": "law_set", "digest": law_set.digest, "site": site,
+                "at": rfc3339(clock.now()), "favourable": True, "text": "complete",
+            }  # fmt: skip
+            advice = self._answer(site, "law advice", said, keys[site, "adviser"])
+            record = adoption_record(law_set, clock.now(), advice.digest, "")
+            adoption = self._answer(site, "adoption", record, keys[site, "adopter"])
+            run[f"law/{site}.advice.json"] = advice.encode() + b"\n"
+            run[f"law/{site}.adoption.json"] = adoption.encode() + b"\n"
+            body = bodies.AdoptionBody(site=site, law_set=record["digest"], digest=adoption.digest)
+            self.append(OPERATOR, "law", body.as_json())
+            self.used.update(law_set.adopted)
+
+        if self.plan.operator_law:
+            record = adoption_record(operator_law_set(), clock.now(), "", "The operator has no officer.")
+            signed = self._answer(OPERATOR, "adoption", record, self.world.operator)
+            run[f"law/{OPERATOR}.adoption.json"] = signed.encode() + b"\n"
+            body = bodies.AdoptionBody(site=OPERATOR, law_set=record["digest"], digest=signed.digest)
+            self.append(OPERATOR, "law", body.as_json())
 
     def _join(self) -> None:
         run, keys, study = self.world.run, self.world.keys, self.world.study
@@ -117,7 +161,7 @@ class Run:
                     self.append(member, "answer", body.as_json())
             self._reserve(site)
             body = bodies.JoinBody(
-                run="run-1", approval_policy=sha256_hex(b"policy"), device="cpu",
+                run="run-1", approval_policy=sha256_hex(b"policy"), law_set=law_set_of(site).digest, device="cpu",
                 layout_sha256=sha256_hex(canonical(LAYOUT["entries"])),
             )  # fmt: skip
             self.append(site, "join", body.as_json())
@@ -169,24 +213,28 @@ class Run:
         for member in (OPERATOR, "site-a", "site-d"):
             self.denials.append(self.ref(member, self._decide(member, "aggregate", REFUSED, 0, allow=False)))
 
-    def _decide(self, member: str, artifact: str, peer: str, round_: int, *, allow: bool = True) -> Appended:
+    def _decide(self, member: str, artifact: str, peer: str, round_: int, *, allow: bool | None = True) -> Appended:
         others = [self.parties[s] for s in self.plan.told if s != member]
         onward = tuple(others) if artifact == "dp_update" else ()
-        transfer = Transfer(
-            artifact=artifact,  # type: ignore[arg-type]
-            exporter=self.parties[member],
-            recipient=self.parties[peer],
-            onward=onward,
-            purpose="scientific_research",
-            study=self.digest,
-            documents=self.documents,
-            guarantees=Guarantees(unit=self.plan.unit, epsilon_milli=8000, inverse_delta=100_000, min_sites=4),
+        transfer = transfer_of(
+            self.world.study,
+            self.digest,
+            member,
+            artifact,  # type: ignore[arg-type]
+            self.parties[peer],
+            onward,
             at=rfc3339(clock.now()),
         )
-        decision = self.engine.decide(transfer)
-        assert decision.allow == allow, decision
+        decision = _engine(member, self.plan.operator_law).decide(transfer)
+        assert allow in {None, decision.allow}, decision
         self.used.update(decision.packs)
         return self.append(member, "decision", bodies.decision_body(decision, round_, peer))
+
+    def _clear(self, member: str) -> None:
+        """Whether each other site may have the release."""
+        for site in JURISDICTIONS:
+            if site != member:
+                self._decide(member, "released_model", site, 0, allow=None if site == REFUSED else True)
 
     def _send_base(self, round_: int, base: str) -> None:
         for site in CONTRIBUTORS:
@@ -299,6 +347,6 @@ class Run:
                 text for peer in self.members if peer != member for text in self.witnesses[peer].notes(log.origin)
             )
         for name in sorted(self.used):
-            run[f"packs/{name}.yaml"] = self.packs[name].raw
+            run[f"packs/{name}.yaml"] = builtin_packs()[name].raw
         result = {"schema": "residency.run/1", "run": "run-1", "study": self.digest, "outcome": "finished"}
         run["result.json"] = canonical(result) + b"\n"

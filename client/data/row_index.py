@@ -117,6 +117,16 @@ class RowIndex:
             )
             return tuple(p for (p,) in positions), _last(connection, found[0])
 
+    def people(self, source: str) -> int:
+        """How many people all extracts of `source` hold together, each once. Stays inside this process."""
+        with self._database.reading() as connection:
+            found = connection.execute(
+                "SELECT COUNT(DISTINCT subject) FROM members"
+                " WHERE extract IN (SELECT name FROM extracts WHERE source = ?)",
+                (source,),
+            ).fetchone()
+        return int(found[0])
+
     def last_withdrawal(self, source: str) -> int:
         """Number of the last withdrawal that touched `source`; 0 for none."""
         with self._database.reading() as connection:

@@ -42,6 +42,20 @@ def standing(home: AgentHome, dataset: str, sha256: str) -> tuple[tuple[int, ...
         index.close()
 
 
+def people_at_most(home: AgentHome, source: str) -> int:
+    """How many people a data source has held in all its extracts: the next number of two digits and zeros, 10 or more.
+
+    Rounded up, so that a legal threshold is never passed unseen; 104 is 110, 1000 is 1000, 1049 is 1100.
+    """
+    index = open_index(home)
+    try:
+        people = index.people(source)
+    finally:
+        index.close()
+    unit = max(10, int(10 ** (len(str(people)) - 2)))
+    return max(10, -(-people // unit) * unit)
+
+
 def excluded_rows(home: Path, dataset: str, sha256: str) -> tuple[int, ...]:
     """Positions, in file order from 0, of the rows of the extract whose subjects were withdrawn.
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
 
 import click
 
-from compliance.answers import ADVICE, Advice, open_advice, read_advice
 from compliance.canonical import Json
 from compliance.cli import Result, command, table
 from compliance.clock import now, rfc3339
+from compliance.commands.advised import ground, seal_advice
 from compliance.commands.shared import FILE, key_option, load_role, mistakes_result, must_sign_at, out_option
-from compliance.errors import InputError, Refused
+from compliance.errors import Refused
 from compliance.files import read_bytes, refuse_existing, write_new
 from compliance.identity import seal
 from compliance.policy import SitePolicy
 from compliance.policy_file import DECISION, PolicyDecision, check_policy_file, open_policy, policy_digest
-from compliance.trust.root import NAME, Anchor, load_anchor
+from compliance.trust.root import load_anchor
 from compliance.validation import load_model
 
 
@@ -29,31 +28,31 @@ def policy() -> None:
 
 
 @policy.command("init")
-@click.option("--site", required=True, help="Name of the site.")
-@click.option("--jurisdiction", required=True, help="Country of the site and its data, e.g. DE.")
+@click.option("--law", "law_file", type=FILE, required=True, help="The site's adopted law set: residency law adopt.")
 @out_option
 @command("residency.policy.init/1")
-def init(site: str, jurisdiction: str, out: Path) -> Result:
-    """Write a commented policy to start from, naming the built-in law packs that bind the jurisdiction.
+def init(law_file: Path, out: Path) -> Result:
+    """Write a commented policy to start from, for the site, jurisdiction and law set of an adoption.
 
     \b
-    Example: residency policy init --site charite --jurisdiction DE --out policy.yaml
+    Example: residency policy init --law law.json --out policy.yaml
     """
-    packs = _packs_that_bind(site, jurisdiction)
+    from compliance.law.law_adoption import read_adoption  # noqa: PLC0415 - loads the law engine
+
+    law_set = read_adoption(read_bytes(law_file, "law set"), str(law_file)).law_set
     start = now()
-    adopted = "\n".join(f"  - {{id: {name}, sha256: {digest}}}" for name, digest in sorted(packs.items()))
     template = (resources.files("compliance") / "templates" / "policy.yaml").read_text(encoding="utf-8")
     text = template.format(
-        site=site,
-        jurisdiction=jurisdiction,
+        site=law_set.site,
+        jurisdiction=law_set.jurisdiction,
         issued=rfc3339(start),
         expires=rfc3339(start + timedelta(days=365)),
-        law_packs=adopted,
+        law_set=law_set.digest,
     )
     refuse_existing(out)
     write_new(out, text.encode())
-    lines = [f"policy     {out} (law packs: {', '.join(sorted(packs))}; the numbers are an example: set your own)"]
-    return Result({"file": str(out), "law_packs": packs}, lines)
+    lines = [f"policy     {out} (law set {law_set.digest[:12]}; the numbers are an example: set your own)"]
+    return Result({"file": str(out), "law_set": law_set.digest}, lines)
 
 
 @policy.command("check")
@@ -109,16 +108,7 @@ def advise(file: Path, key_file: Path, favourable: bool | None, text: str, out: 
     if found is None:
         return mistakes_result(file, mistakes)
     _must_be_own(found, signer.identity.holder)
-    record = {
-        "schema": ADVICE,
-        "subject": "policy",
-        "digest": policy_digest(found),
-        "site": found.site,
-        "at": must_sign_at(signer, rfc3339(now())),
-        "favourable": favourable,
-        "text": text,
-    }
-    envelope = seal(load_model(Advice, record, "RSD-2206", "advice").as_json(), signer)
+    envelope = seal_advice(signer, "policy", policy_digest(found), favourable, text)
     write_new(out, envelope.encode() + b"\n")
     word = "favourable" if favourable else "unfavourable"
     return Result({"digest": envelope.digest, "file": str(out)}, [f"{word} advice on policy of {found.site}: {out}"])
@@ -154,7 +144,17 @@ def sign(
     _must_be_own(found, signer.identity.holder)
     must_sign_at(signer, found.issued)
     anchor = load_anchor(trust_file, now()) if trust_file else None
-    decision = _decide(found, advice_file, anchor, without, against)
+    on = ground("policy", policy_digest(found), found.site, advice_file, anchor, without, against)
+    record = {
+        "schema": DECISION,
+        "policy": policy_digest(found),
+        "site": found.site,
+        "at": rfc3339(now()),
+        "advice": on.advice,
+        "favourable": on.favourable,
+        "reason": on.reason,
+    }
+    decision = load_model(PolicyDecision, record, "RSD-2206", "decision")
     reasons = seal(decision.as_json(), signer)
     signed = seal(found.as_json(), signer)
     data = signed.encode() + b"\n"
@@ -168,85 +168,6 @@ def sign(
     judged = "" if anchor else " (the advice's signature was not judged: no --trust)"
     lines = [f"policy     {out}, digest {signed.digest}", f"decision   {beside}{judged}"]
     return Result({"digest": signed.digest, "file": str(out), "decision_file": str(beside)}, lines)
-
-
-def _packs_that_bind(site: str, jurisdiction: str) -> dict[str, str]:
-    """Id and digest of the built-in packs for the jurisdiction. Raises InputError RSD-2007, RSD-2105."""
-    from compliance.law.pack import builtin_packs  # noqa: PLC0415 - reads all packs
-
-    if not re.fullmatch(NAME, site):
-        raise InputError(
-            "RSD-2007",
-            "this is no name of a site",
-            rule=NAME,
-            found=site,
-            limit="letters, digits and -",
-            next="see trust.json",
-        )
-    every = builtin_packs()
-    packs = {name: pack.digest for name, pack in every.items() if jurisdiction in pack.jurisdictions}
-    if not packs:
-        raise InputError(
-            "RSD-2105",
-            f"no built-in law pack binds {jurisdiction}",
-            rule="a policy adopts at least one law pack",
-            found=jurisdiction,
-            limit=", ".join(sorted({j for pack in every.values() for j in pack.jurisdictions})),
-            next="write a pack for this jurisdiction with counsel, and name its digest in the policy",
-        )
-    return packs
-
-
-def _decide(
-    found: SitePolicy, advice_file: Path | None, anchor: Anchor | None, without: str | None, against: str | None
-) -> PolicyDecision:
-    """Advice on exactly this policy, or a reason. Raises Refused RSD-2202, RSD-2203."""
-    digest, favourable = "", False
-    if advice_file is not None:
-        data = read_bytes(advice_file, "advice")
-        opened = (
-            open_advice(anchor, data, str(advice_file), "policy", now())
-            if anchor
-            else read_advice(data, str(advice_file))
-        )
-        named = (opened.advice.subject, opened.advice.site, opened.advice.digest)
-        wanted = ("policy", found.site, policy_digest(found))
-        if named != wanted:
-            raise _no_advice("the advice is on something else", " ".join(named), " ".join(wanted))
-        digest, favourable = opened.digest, opened.advice.favourable
-    elif not without:
-        raise _no_advice("there is no advice on this policy", "neither", "--advice or --without-advice REASON")
-    reason = (without if advice_file is None else against) or ""
-    if digest and not favourable and not reason:
-        raise Refused(
-            "RSD-2203",
-            f"signing the policy of {found.site} goes against the DPO's advice without a reason",
-            rule="a decision against advice needs a logged reason",
-            found="no reason",
-            limit="a reason",
-            next="give --against-advice REASON, or change the policy",
-        )
-    record = {
-        "schema": DECISION,
-        "policy": policy_digest(found),
-        "site": found.site,
-        "at": rfc3339(now()),
-        "advice": digest,
-        "favourable": favourable,
-        "reason": reason,
-    }
-    return load_model(PolicyDecision, record, "RSD-2206", "decision")
-
-
-def _no_advice(message: str, found: str, limit: str) -> Refused:
-    return Refused(
-        "RSD-2202",
-        message,
-        rule="GDPR Art 38(1): the DPO is involved in time",
-        found=found,
-        limit=limit,
-        next="residency policy advise, then sign with --advice",
-    )
 
 
 def _must_be_own(found: SitePolicy, holder: str) -> None:

@@ -55,8 +55,12 @@ def build(run_folder: Path, key: Path, out: Path, trust: Path | None, at: str | 
         _record(_operator_log(key), anchor, signer, contents.study_digest, {"manifest": manifest, "model": model})
 
     write_folder(out, files, check)
-    fields = {"bundle": str(out), "manifest": manifest, "model_sha256": model, "files": len(files)}
-    lines = [f"built and verified: {out} ({len(files)} files, manifest {manifest[:16]})"]
+    cleared = list(contents.manifest.cleared)
+    fields = {"bundle": str(out), "manifest": manifest, "model_sha256": model, "files": len(files), "cleared": cleared}
+    lines = [
+        f"built and verified: {out} ({len(files)} files, manifest {manifest[:16]})",
+        f"cleared for {', '.join(cleared) or 'nobody'}: by the logged decisions no other site may have it",
+    ]
     return Result(fields=fields, lines=[*lines, f"next: residency verify {out} --trust trust.json, on another machine"])
 
 
@@ -112,12 +116,14 @@ def show(bundle: Path) -> Result:
         "created": contents.manifest.created,
         "rounds": len(contents.rosters),
         "model_sha256": model_digest(contents.files),
+        "cleared": list(contents.manifest.cleared),
         "sites": sites,
     }
     rows = [(s["name"], s["jurisdiction"], s["contributed"], _eps(s["epsilon_milli"])) for s in sites]
     head = f"{study.name} ({contents.study_digest[:16]}), run {contents.manifest.run}, {len(contents.rosters)} rounds"
     shown = table(("site", "jurisdiction", "rounds contributed", "eps"), rows)
-    return Result(fields=fields, lines=[head, *shown, "not verified: residency verify"])
+    whom = f"cleared for {', '.join(contents.manifest.cleared) or 'nobody'}"
+    return Result(fields=fields, lines=[head, *shown, whom, "not verified: residency verify"])
 
 
 def _sites(contents: Contents) -> list[dict[str, Json]]:

@@ -26,17 +26,17 @@ out_option: Decorator = click.option("--out", type=FILE, required=True, help="Th
 key_option: Decorator = click.option("--key", "key_file", type=FILE, required=True, help="The private key (.key).")
 
 
-def load_role(key_file: Path, role: Role, act: str) -> Signer:
-    """The key, if it has this role. Raises Refused RSD-6008."""
-    signer = load_signer(key_file)
-    if signer.identity.role != role:
+def load_role(key_file: Path, role: Role, act: str, *others: Role) -> Signer:
+    """The key, if it has this role or one of `others`. Raises Refused RSD-6008."""
+    signer, roles = load_signer(key_file), " or ".join((role, *others))
+    if signer.identity.role not in (role, *others):
         raise Refused(
             "RSD-6008",
             f"this key may not {act}",
-            rule=f"only a {role} may {act}",
+            rule=f"only a {roles} may {act}",
             found=f"{signer.identity.role} key of {signer.identity.holder}",
-            limit=f"{role} key",
-            next=f"give the {role} key with --key",
+            limit=f"{roles} key",
+            next=f"give the {roles} key with --key",
         )
     return signer
 

@@ -239,6 +239,27 @@ def _evaluation(found: Study) -> str:
     return f"once, of the final model: each site's counts {cells} with {noise}; its epsilon includes it"
 
 
+def _reach(found: Study) -> list[str]:
+    """Who can reach what a member holds from elsewhere, and who is a covered person."""
+    reached = [f"{m.name} from {', '.join(m.access)}" for m in found.members if m.access]
+    covered = [m.name for m in found.members if m.covered_person]
+    return [
+        *([f"access     {'; '.join(reached)}"] if reached else []),
+        *([f"covered    {', '.join(covered)} (28 CFR 202.211, as declared)"] if covered else []),
+    ]
+
+
+def _groups(found: Study) -> list[str]:
+    """The region groups, and what their sites will say to this study."""
+    if not found.groups:
+        return []
+    return [
+        *(f"group      {g.name}: {', '.join(g.sites)}" for g in found.groups),
+        "           only sums of a group may leave it, and this version makes none: that takes secure aggregation.",
+        "           The sites of a group will refuse the study, by the rule engine.group-export",
+    ]
+
+
 def _shown(found: Study) -> list[str]:
     privacy, training = found.privacy, found.training
     sites = [
@@ -264,6 +285,9 @@ def _shown(found: Study) -> list[str]:
         f"           clip {privacy.clip_micro / 1e6:g}, noise pays for {privacy.spare_rounds} spare rounds",
         f"evaluation {_evaluation(found)}",
         f"quorum     {found.quorum.sites} of {len(found.sites)} sites",
+        f"data       {', '.join(found.data_categories)}; controllers {', '.join(found.controllers)}",
+        *_reach(found),
+        *_groups(found),
         *table(["site", "in", f"{privacy.unit}s", "q", "epsilon", "noise", "weight"], sites),
         *table(["paper", "kind", "sha256", "expires", "covers"], papers),
     ]

@@ -7,11 +7,9 @@ from pathlib import Path
 import click
 
 from compliance.answers import (
-    ADVICE,
     APPROVAL,
     REFUSAL,
     WITHDRAWAL,
-    Advice,
     Approval,
     Refusal,
     Withdrawal,
@@ -23,6 +21,7 @@ from compliance.answers import (
 from compliance.canonical import canonical, sha256_hex
 from compliance.cli import Result, command
 from compliance.clock import now, rfc3339
+from compliance.commands.advised import seal_advice
 from compliance.commands.shared import FILE, key_option, load_role, must_sign_at, out_option
 from compliance.errors import Refused
 from compliance.files import read_bytes, refuse_existing, write_new
@@ -54,16 +53,7 @@ def advise(file: Path, key_file: Path, favourable: bool | None, text: str, out: 
     signer = load_role(key_file, "dpo", "advise")
     study, digest = _read(file)
     _own_terms(study, signer)
-    record = {
-        "schema": ADVICE,
-        "subject": "study",
-        "digest": digest,
-        "site": signer.identity.holder,
-        "at": must_sign_at(signer, rfc3339(now())),
-        "favourable": favourable,
-        "text": text,
-    }
-    envelope = seal(load_model(Advice, record, "RSD-2206", "advice").as_json(), signer)
+    envelope = seal_advice(signer, "study", digest, favourable, text)
     write_new(out, envelope.encode() + b"\n")
     word = "favourable" if favourable else "unfavourable"
     lines = [f"{word} advice of {signer.identity.holder} on study {study.name} {digest[:12]}: {out}"]

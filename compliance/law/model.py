@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, field_validator
 
 from compliance.canonical import Json
 from compliance.clock import parse_time
-from compliance.law.vocabulary import Artifact, Effect, Purpose, Unit
+from compliance.law.vocabulary import Artifact, Category, CounterName, Effect, Purpose, Unit, Via
 from compliance.training_spec import Frozen
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 CODE = r"^[A-Z]{2}$"
 SHA256 = r"^[0-9a-f]{64}$"
+MOST_KEYS = 16  # jurisdictions in which keys may live, in one transfer
+Code = Annotated[str, Field(pattern=CODE)]
 
 
 class Party(Frozen):
-    """A legal entity and the jurisdiction (ISO 3166-1 alpha-2) in which it holds what it receives."""
+    """A legal entity and the jurisdiction (ISO 3166-1 alpha-2) in which it holds what it receives.
+
+    `access`: other jurisdictions from which its people, owners or processors can reach that. `covered_person`: one in
+    the sense of 28 CFR 202.211, as the study declares.
+    """
 
     name: str = Field(pattern=NAME)
-    jurisdiction: str = Field(pattern=CODE)
+    jurisdiction: Code
+    access: tuple[Code, ...] = Field(default=(), max_length=250)
+    covered_person: bool = False
 
 
 class Document(Frozen):
     """A paper on file, by hash. It counts before `expires` (a date means 00:00 UTC of that day) and never after.
 
     `*` means any jurisdiction or recipient; kinds in NAMES_ITS_RECIPIENT count only where `covers` is the recipient's
-    name. A kind that no rule knows satisfies no rule.
+    name, those in NAMES_ITS_DESTINATION only where `to_jurisdiction` is its jurisdiction. A kind that no rule knows
+    satisfies no rule. `id`: the name under which the study lists it.
     """
 
     kind: str = Field(pattern=r"^[a-z0-9_]{2,40}$")
@@ -34,6 +45,7 @@ class Document(Frozen):
     from_jurisdiction: str = Field(default="*", pattern=r"^([A-Z]{2}|\*)$")
     to_jurisdiction: str = Field(default="*", pattern=r"^([A-Z]{2}|\*)$")
     covers: str = Field(default="*", pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,62})$")
+    id: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
 
     @field_validator("expires")
     @classmethod
@@ -45,18 +57,40 @@ class Document(Frozen):
 class Guarantees(Frozen):
     """What the exporter's own software guarantees about the artifact; None and False promise nothing.
 
-    epsilon in thousandths, delta as 1 / inverse_delta, both per `unit` and for the whole study.
+    epsilon in thousandths, delta as 1 / inverse_delta, both per `unit` and for the whole study. `group_sum`: it leaves
+    the exporter's region group only summed with the group's others. `keys_in`: where the private keys, and any key
+    that decrypts it, live; none named promises nothing.
     """
 
     unit: Unit = "none"
     epsilon_milli: int | None = Field(default=None, ge=0, le=2**53 - 1)
     inverse_delta: int | None = Field(default=None, ge=1, le=2**53 - 1)
     min_sites: int = Field(default=0, ge=0, le=100_000)
+    min_patients: int = Field(default=0, ge=0, le=2**53 - 1)
     secure_aggregation: bool = False
+    secure_aggregation_threshold: int = Field(default=0, ge=0, le=100_000, description="0: none")
+    group_sum: bool = False
+    keys_in: tuple[Code, ...] = Field(default=(), max_length=MOST_KEYS)
+
+
+class Count(Frozen):
+    """How many persons a counter would hold after this transfer: at most the upper edge of a bucket, never exactly.
+
+    `recipient`: a party's name, or `*` for all. `categories`: all that stand in the counter's window, this transfer's
+    included.
+    """
+
+    counter: CounterName
+    recipient: str = Field(pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,62})$")
+    at_most: int = Field(ge=0, le=2**53 - 1)
+    categories: tuple[Category, ...]
 
 
 class Transfer(Frozen):
-    """One thing that would leave `exporter` for `recipient`, who passes it on to `onward`, at `at` (RFC 3339, UTC)."""
+    """One thing that would leave `exporter` for `recipient`, who passes it on to `onward`, at `at` (RFC 3339, UTC).
+
+    `group`: the region group that the study names for the exporter; `group_members`: the parties inside it.
+    """
 
     artifact: Artifact
     exporter: Party
@@ -66,6 +100,11 @@ class Transfer(Frozen):
     study: str = Field(pattern=r"^([0-9a-f]{64})?$", description="empty for what belongs to no study")
     documents: tuple[Document, ...] = Field(default=(), max_length=1000)
     guarantees: Guarantees = Guarantees()
+    controllers: tuple[str, ...] = Field(default=(), max_length=1000)
+    categories: tuple[Category, ...] = Field(default=("health",), min_length=1)
+    counts: tuple[Count, ...] = Field(default=(), max_length=2000)
+    group: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,62})?$")
+    group_members: tuple[str, ...] = Field(default=(), max_length=1000)
     at: str
 
     @field_validator("at")
@@ -83,10 +122,13 @@ class Votes(Frozen):
 
 
 class Leg(Frozen):
-    """The outcome for one recipient: `rules` are those that determined it, over all packs that bind the exporter."""
+    """The outcome for one recipient: `rules` are those that determined it, over all packs that bind the exporter.
+
+    `via`: the recipient itself, a later one (`onward`), or a place from which one of them can be reached (`access`).
+    """
 
     recipient: Party
-    onward: bool
+    via: Via
     effect: Effect
     rules: tuple[str, ...]
 
@@ -95,8 +137,9 @@ class Decision(Frozen):
     """ALLOW or DENY for a transfer. ALLOW: no adopted rule objects and the required documents are on file.
 
     It is no finding of lawfulness. `rule` is the rule that decided; `plain`, `law`, `house` are that rule's; `missing`
-    and `would_allow` say what would change a denial; `packs` and `regions` are the digests of the data used;
-    `draft` is True when any pack used has no named reviewer.
+    and `would_allow` say what would change a denial; `packs` and `regions` are the digests of the data used,
+    `not_binding` the regimes that the site's signatory declared not to bind it, `law_set` the digest of that adoption
+    (empty: none was given); `draft` is True when any pack used has no named reviewer.
     """
 
     allow: bool
@@ -110,7 +153,9 @@ class Decision(Frozen):
     recipient: Party
     legs: tuple[Leg, ...]
     packs: dict[str, str]
+    not_binding: tuple[str, ...]
     regions: str
+    law_set: str
     evaluators: Votes
     draft: bool
     transfer: Transfer

@@ -15,6 +15,8 @@ def decision_lines(decision: Decision) -> list[str]:
     sent = decision.transfer
     legs = f"{sent.exporter.name} ({sent.exporter.jurisdiction}) -> {decision.recipient.name}"
     onward = f", onward to {len(sent.onward)}" if sent.onward and decision.allow else ""
+    places = sum(leg.via == "access" for leg in decision.legs) if decision.allow else 0
+    onward += f", reachable from {places} more place{'s' * (places > 1)}" if places else ""
     basis = f"; law: {', '.join(decision.law)}" if decision.law else ""
     house = f"; house: {', '.join(decision.house)}" if decision.house else ""
     head = (

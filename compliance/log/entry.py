@@ -15,6 +15,7 @@ from compliance.log import merkle
 Kind = Literal[
     "consortium",
     "policy",
+    "law",
     "study",
     "answer",
     "join",
@@ -22,6 +23,7 @@ Kind = Literal[
     "charge",
     "commit",
     "decision",
+    "count",
     "transfer",
     "roster",
     "cosign",

@@ -21,6 +21,8 @@ from compliance.trust.root import NAME
 from compliance.validation import load_model
 
 AGGREGATE, METRIC, UPDATE = "aggregate", "metric", ("dp_update", "masked_update")
+RELEASED = "released_model"
+ENGINE = "engine."  # begins the engine's own rules, which can only deny
 B = TypeVar("B", bound="Body")
 
 
@@ -120,12 +122,21 @@ class RosterBody(Body):
 
 
 class JoinBody(Body):
-    """`join`: the site takes part in `run`, with parameters whose layout has this digest."""
+    """`join`: the site takes part in `run`, under this law set, with parameters whose layout has this digest."""
 
     run: str = Field(pattern=NAME)
     approval_policy: str = Field(pattern=SHA256)
+    law_set: str = Field(pattern=SHA256)
     device: str
     layout_sha256: str = Field(pattern=SHA256)
+
+
+class AdoptionBody(Body):
+    """`law` at the operator: the site that joins showed this signed adoption (`digest`) of this law set."""
+
+    site: str = Field(pattern=NAME)
+    law_set: str = Field(pattern=SHA256)
+    digest: str = Field(pattern=SHA256)
 
 
 class CloseBody(Body):
@@ -166,11 +177,31 @@ def read_body(model: type[B], entry: Entry, where: str) -> B:
 
 
 def read_decision(entry: Entry, where: str) -> LoggedDecision:
-    """The decision in `entry`. Raises InputError RSD-9041."""
+    """The decision in `entry`. Raises InputError RSD-9041, also for one that no engine makes: see `_contradiction`."""
     own = {"schema", "round", "peer"}
     head = load_model(_DecisionHead, {k: v for k, v in entry.body.items() if k in own}, "RSD-9041", where)
     rest = {k: v for k, v in entry.body.items() if k not in own}
     decision = load_model(Decision, rest, "RSD-9041", where)
-    if decision.allow != (decision.effect == "allow"):
-        raise InputError("RSD-9041", f"{where} contradicts itself", found=decision.effect, limit=str(decision.allow))
+    contradiction = _contradiction(decision)
+    if contradiction:
+        said = "allow" if decision.allow else "deny"
+        raise InputError("RSD-9041", f"{where} contradicts itself", found=contradiction, limit=f"all of it says {said}")
     return LoggedDecision(decision, head.round, head.peer)
+
+
+def _contradiction(decision: Decision) -> str:
+    """What in a decision does not go with its `allow`; empty if all does.
+
+    ALLOW: by a pack's rule, both evaluators and every leg. DENY: the last leg alone denies; without any leg, and
+    where the evaluators disagree, the engine itself does.
+    """
+    rule, votes = decision.rule, {decision.evaluators.python, decision.evaluators.cedar}
+    effects, of_the_engine = [leg.effect for leg in decision.legs], rule.startswith(ENGINE)
+    if decision.effect != ("allow" if decision.allow else "deny"):
+        return f"effect {decision.effect}"
+    if decision.allow and of_the_engine:
+        return f"{rule}, a rule that can only deny"
+    if votes != {decision.effect} and (decision.allow or rule != f"{ENGINE}disagreement"):
+        return f"votes python {decision.evaluators.python}, cedar {decision.evaluators.cedar}"
+    follows = effects[-1] == decision.effect and "deny" not in effects[:-1] if effects else of_the_engine
+    return "" if follows else f"legs {', '.join(effects) or 'none'}"

@@ -17,6 +17,7 @@ from compliance.release import manifest as manifests
 from compliance.release.card import CARD_FILE, card
 from compliance.release.case import Contents
 from compliance.release.model_files import WEIGHTS
+from compliance.release.verify_decisions import cleared
 from compliance.release.verify_model import released
 from compliance.release.verify_privacy import claims
 from compliance.trust.root import NAME, Anchor
@@ -61,8 +62,8 @@ def build_bundle(run: Mapping[str, bytes], operator: Signer, anchor: Anchor) -> 
     contents = Contents(run)
     result = _finished(contents)
     files = {path: data for path, data in run.items() if _FOLDERS.fullmatch(path)}
-    files |= _answers(contents) | _packs(contents)
-    for path in ("study.json", "layout.json"):
+    files |= _answers(contents) | _law(contents)
+    for path in ("study.json", "layout.json", "regions.yaml"):
         files[path] = contents.file(path)
     if not contents.rosters:
         raise InputError("RSD-9040", "the run has no rosters", found="no file", limit="rosters/round-001.json")
@@ -95,10 +96,17 @@ def _answers(contents: Contents) -> dict[str, bytes]:
     return out
 
 
-def _packs(contents: Contents) -> dict[str, bytes]:
-    """Only the packs that decisions name."""
-    named = {d for m in contents.logs for _, x in contents.decisions(m) for d in x.decision.packs.values()}
-    return {f"packs/{name}": data for name, data in contents.under("packs").items() if sha256_hex(data) in named}
+def _law(contents: Contents) -> dict[str, bytes]:
+    """The adoptions of the sites whose logs are shown, the advice on them, and the packs adopted or named by decisions.
+
+    Others stay in the run folder. A pack is chosen by its digest.
+    """
+    paths = [f"law/{site}.{kind}.json" for site in contents.logs for kind in ("adoption", "advice")]
+    shown = {path: contents.files[path] for path in paths if path in contents.files}
+    named = {pack.sha256 for site, a in contents.adoptions.items() if site in contents.logs for pack in a.law_set.packs}
+    named |= {d for m in contents.logs for _, x in contents.decisions(m) for d in x.decision.packs.values()}
+    packs = {f"packs/{name}": data for name, data in contents.under("packs").items() if sha256_hex(data) in named}
+    return shown | packs
 
 
 def _evaluation(contents: Contents) -> dict[str, bytes]:
@@ -134,6 +142,7 @@ def _statement(contents: Contents, files: Mapping[str, bytes], anchor: Anchor, r
         "trust": {"sha256": anchor.digest, "version": anchor.trust.version},
         "run": run,
         "created": created,
+        "cleared": list(cleared(contents)),
         "files": manifests.listed(files),
     }
 

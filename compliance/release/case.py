@@ -17,7 +17,9 @@ from compliance.errors import CheckFailed, InputError, ResidencyError
 from compliance.evaluation.record import FILE, EvaluationRecord
 from compliance.evaluation.record import SCHEMA as EVALUATION_SCHEMA
 from compliance.identity import Envelope, media_type, parse_envelope
+from compliance.law.law_set import ADOPTION, Adoption
 from compliance.law.pack import Pack, load_pack
+from compliance.law.regions import Regions, load_regions
 from compliance.log.entry import Entry, decode
 from compliance.log.evidence import LogEvidence
 from compliance.privacy.events import Unit
@@ -140,12 +142,29 @@ class Contents:
         return load_model(PrivacyClaims, raw, "RSD-9041", "privacy.json")
 
     @cached_property
+    def regions(self) -> Regions:
+        """The region sets of the run's day."""
+        with _part("RSD-9006"):
+            return _regions(self.file("regions.yaml"))
+
+    @cached_property
+    def adoptions(self) -> dict[str, Adoption]:
+        """The law set under which each site takes part, by site, unverified."""
+        found = {}
+        with _part("RSD-9006"):
+            for name in self.under("law"):
+                if name.endswith(".adoption.json"):
+                    path = f"law/{name}"
+                    found[name.split(".")[0]] = self._statement(path, ADOPTION, Adoption)[0]
+        return found
+
+    @cached_property
     def packs(self) -> dict[str, Pack]:
         """Law packs by digest. A file is called by its pack's id."""
         packs = {}
         with _part("RSD-9006"):
             for name, data in self.under("packs").items():
-                pack = _pack(data)
+                pack = _pack(data, self.regions.raw)
                 if name.split(".")[0] != pack.id:
                     raise InputError("RSD-9041", f"packs/{name} holds another pack", found=pack.id, limit=name)
                 packs[pack.digest] = pack
@@ -198,9 +217,17 @@ class Contents:
         return self.logs[member]
 
     def decisions(self, member: str) -> list[tuple[Entry, bodies.LoggedDecision]]:
-        """The study's logged decisions of one member."""
+        """The study's logged decisions of one member; read once."""
         log = self.log(member)
-        return [(e, bodies.read_decision(e, log.where(e))) for e in log.of(self.study_digest, "decision")]
+        if member not in self._decisions:
+            entries = log.of(self.study_digest, "decision")
+            with _part("RSD-9010"):
+                self._decisions[member] = [(e, bodies.read_decision(e, log.where(e))) for e in entries]
+        return self._decisions[member]
+
+    @cached_property
+    def _decisions(self) -> dict[str, list[tuple[Entry, bodies.LoggedDecision]]]:
+        return {}
 
     def bodies(self, member: str, kind: str, model: type[bodies.B]) -> list[tuple[Entry, bodies.B]]:
         """The study's entries of one kind in one log, typed."""
@@ -233,10 +260,15 @@ class Contents:
         return load_model(model, parse_canonical(envelope.payload, path), "RSD-9041", path), envelope
 
 
-@lru_cache(maxsize=64)
-def _pack(data: bytes) -> Pack:
+@lru_cache(maxsize=256)
+def _pack(data: bytes, regions: bytes) -> Pack:
     """Reading a pack is most of a verification's time, and the same bytes are the same pack."""
-    return load_pack(data)
+    return load_pack(data, _regions(regions))
+
+
+@lru_cache(maxsize=8)
+def _regions(data: bytes) -> Regions:
+    return load_regions(data)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,7 @@ from compliance.canonical import Json, sha256_hex
 from compliance.errors import CheckFailed
 from compliance.study import SHA256
 from compliance.training_spec import Frozen
+from compliance.trust.root import NAME
 
 SCHEMA, PATH = "residency.manifest/1", "manifest.json"
 _NAME = "[a-z0-9][a-z0-9-]{0,62}"
@@ -19,6 +20,7 @@ _NAME = "[a-z0-9][a-z0-9-]{0,62}"
 ALLOWED = re.compile(
     r"study\.json|layout\.json|privacy\.json"
     rf"|answers/{_NAME}\.(advice|approval|refusal)\.json"
+    rf"|law/{_NAME}\.(adoption|advice)\.json|regions\.yaml"
     rf"|packs/{_NAME}(\.[0-9a-f]{{12}})?\.yaml"
     r"|rosters/round-[0-9]{3,4}\.json|snapshots/round-[0-9]{3,4}\.f32"
     rf"|evidence/{_NAME}\.json|evaluation\.json|histograms/{_NAME}\.json"
@@ -42,13 +44,18 @@ class ManifestFile(Frozen):
 
 
 class Manifest(Frozen):
-    """manifest.json. `created` is the time of the last log entry shown, so that a bundle follows from its inputs."""
+    """manifest.json. `created` is the time of the last log entry shown, so that a bundle follows from its inputs.
+
+    `cleared`: the sites of the study that may have the release, by the logged decisions of the operator and of every
+    site whose records are in it.
+    """
 
     schema_: Literal["residency.manifest/1"] = Field(alias="schema")
     study: str = Field(pattern=SHA256)
     trust: TrustRef
     run: str
     created: str
+    cleared: tuple[Annotated[str, Field(pattern=NAME)], ...]
     files: tuple[ManifestFile, ...] = Field(min_length=1, max_length=20_000)
 
     @model_validator(mode="after")

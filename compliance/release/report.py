@@ -27,7 +27,7 @@ STEPS = (
     Step(3, "RSD-9003", "study", "the operator signed the study, and its sites are members"),
     Step(4, "RSD-9004", "answers", "each contributing site's signatory approved, on its DPO's advice"),
     Step(5, "RSD-9005", "software", "approvals name the study's software and no other"),
-    Step(6, "RSD-9006", "packs", "the law packs are those that the decisions name, unexpired"),
+    Step(6, "RSD-9006", "packs", "each site decided under the law set that its signatory adopted, unexpired"),
     Step(7, "RSD-9007", "logs", "each log is the one that others cosigned, with all its entries of the study"),
     Step(8, "RSD-9008", "rosters", "every round and every site is accounted for and countersigned"),
     Step(9, "RSD-9009", "order", "charged, committed and decided before anything left; the same bytes throughout"),

@@ -9,7 +9,11 @@
  4. answers: each contributing site has an approval by its signatory of exactly this study, on advice by its
     data-protection officer. Refusals are shown, and who refused has not contributed.
  5. software: each approval is for the package version and the bundle digest that the study names.
- 6. packs: the law packs are those that the logged decisions name by digest, and had not expired when they allowed.
+ 6. packs: each site whose log is shown joined under a law set that its own signatory adopted, for its jurisdiction, on
+    its data-protection officer's advice or with a reason, as the operator saw it; its decisions used exactly the packs
+    and region sets of that set. Every pack and region set that a decision names is shown, by digest, and no pack had
+    expired when it allowed. If the study names the verifier's own version, packs that bind and region sets are the
+    installed ones; those of another version are the member's word.
  7. logs: the operator's and every contributing site's are shown. Each checkpoint is signed by its member's key and
     cosigned by somebody who is neither the log's owner nor the operator; all leaf hashes lead to the root of each
     checkpoint; opened entries are what was hashed, and exactly those of the study that its last `close` entry counts;
@@ -24,10 +28,15 @@
     not charged, or whose noise did not pass its checks. The operator sent each base to the roster's recipients. Study,
     advice and approval were logged before the first charge, with keys that were valid then too.
 10. decisions: each transfer was allowed by both evaluators, about this exporter, recipient and artifact; each
-    decision, taken again with the packs in the bundle, comes out the same. Each contribution's decision was told of
-    all recipients of its round.
+    decision, taken again with the packs and region sets in the bundle, comes out the same. Each contribution's decision
+    was told of all recipients of its round. No decision contradicts itself, and no rule of the engine allows.
+    What was decided on is what the study says: parties and who can reach what they hold, papers, controllers,
+    categories, groups and guarantees; each count of persons that is due is there, the edge of a bucket, of no fewer
+    than the study says. It was decided for a time in the study's term, at most 15 minutes before the entry.
 11. denials: whom a signed refusal or a shown decision denies the model is a recipient in no round, and no shown log
-    records a transfer to it, whatever the rosters call it.
+    records a transfer to it, whatever the rosters call it. The manifest clears the release for just those sites of the
+    study whom the last decision of the operator, and of each contributing site about another, allows it, and of whom
+    the decision on every update of a contributing site, and on every published count, was told.
 12. privacy: each charge is of the study's noise, sampling rate and steps, within the reservation; eps over all charges
     of the study, failed attempts included, equals privacy.json and is at most the study's; so does the eps of a unit
     that k of the sites hold, composed of the same charges.
@@ -41,7 +50,7 @@
 
 Whatever is malformed inside the bundle makes its step false (exit 1). Keys are judged at the time of what they signed
 and at that of the entry that records it; the trust file's expiry at the time of judging. Files are read before
-(bundle_folder); here is no I/O.
+(bundle_folder); here is no I/O but for the packs and region sets of this package.
 """
 
 from __future__ import annotations
@@ -58,6 +67,7 @@ from compliance.release import (
     verify_evaluation,
     verify_logs,
     verify_model,
+    verify_packs,
     verify_privacy,
     verify_rounds,
     verify_signed,
@@ -72,7 +82,7 @@ _CHECKS: tuple[Callable[[Contents, Context], Found], ...] = (
     verify_signed.study,
     verify_signed.answered,
     verify_signed.software,
-    verify_logs.packs,
+    verify_packs.packs,
     verify_logs.logs,
     verify_rounds.rosters,
     verify_rounds.order,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from compliance.clock import parse_time
 from compliance.errors import CheckFailed
 from compliance.law.decide import Engine
-from compliance.law.model import Decision, Transfer
+from compliance.law.model import Decision
 from compliance.law.pack import Pack
+from compliance.law.regions import load_regions
 from compliance.log.entry import Entry
-from compliance.release import bodies
+from compliance.release import bodies, verify_packs, verify_told
 from compliance.release.case import Contents, Context, Logged, SignedRoster
 from compliance.release.report import Found
 from compliance.roster import RosterRow
@@ -18,28 +18,34 @@ from compliance.roster import RosterRow
 _REMOVED = ("RSD-62", "RSD-6013")  # why a member may not take part, by the operator's trust file and suspensions
 
 
-@lru_cache(maxsize=16)
-def _engine(packs: tuple[Pack, ...]) -> Engine:
+@lru_cache(maxsize=64)
+def _engine(packs: tuple[Pack, ...], not_binding: tuple[str, ...], regions: bytes, law_set: str) -> Engine:
     """The engine of exactly these packs, adopted by their digests; compiled once."""
-    return Engine({p.id: p for p in packs}, {p.id: p.digest for p in packs})
+    adopted = {p.id: p.digest for p in packs}
+    offered = {p.id: p for p in packs}
+    return Engine(offered, adopted, not_binding=not_binding, regions=load_regions(regions), law_set=law_set)
 
 
-def again(logged: Decision, packs: dict[str, Pack]) -> Decision:
-    """The decision on the same transfer under the packs that `logged` names (step 6: they are there, by digest)."""
-    return _engine(tuple(packs[digest] for _, digest in sorted(logged.packs.items()))).decide(logged.transfer)
+def again(logged: Decision, packs: dict[str, Pack], regions: bytes) -> Decision:
+    """The decision on the same transfer under what `logged` names (step 6: it is there, by digest)."""
+    used = tuple(packs[digest] for _, digest in sorted(logged.packs.items()))
+    return _engine(used, logged.not_binding, regions, logged.law_set).decide(logged.transfer)
 
 
 def decisions(contents: Contents, context: Context) -> Found:
     """Step 10: every transfer by an ALLOW of both evaluators; every decision is the one that the packs give."""
     del context
     replayed, transfers = 0, 0
+    behind, operator = verify_told.behind_models(contents), contents.study.operator.name
     for member, log in contents.logs.items():
         decided = {entry.index: logged for entry, logged in contents.decisions(member)}
         for index, logged in decided.items():
-            _about_this(contents, log, log.entries[index], logged)
-            if not logged.decision.rule.startswith("engine."):
-                _same(log.where(index), logged.decision, again(logged.decision, contents.packs))
-                replayed += 1
+            made_of = behind.get(index, set()) if member == operator else set()
+            verify_told.about_this(contents, log, log.entries[index], logged, made_of)
+        for entry, logged in verify_packs.replayed(contents, member):
+            repeated = again(logged.decision, contents.packs, contents.regions.raw)
+            _same(log.where(entry), logged.decision, repeated)
+            replayed += 1
         for entry, transfer in contents.bodies(member, "transfer", bodies.TransferBody):
             _allowed(log, entry, transfer, decided.get(transfer.decision))
             transfers += 1
@@ -47,7 +53,7 @@ def decisions(contents: Contents, context: Context) -> Found:
         for row in signed.roster.rows:
             if row.outcome == "contributed":
                 _told_of_all(contents, signed, row)
-    by_rule = f"{replayed} decisions were decided again with the packs in the bundle, with the same result"
+    by_rule = f"{replayed} decisions were decided again with the bundle's packs and region sets, with the same result"
     who = "that the record counts, documents on file and guarantees given to the decisions are true"
     asserted = tuple((member, who) for member in contents.logs)
     return Found((f"{transfers} transfers, each after an ALLOW of both evaluators", by_rule), asserted)
@@ -66,54 +72,10 @@ def _told_of_all(contents: Contents, signed: SignedRoster, row: RosterRow) -> No
         raise _false("RSD-9010", message, found=sorted(told), limit=sorted(signed.roster.recipients))
 
 
-def _about_this(contents: Contents, log: Logged, entry: Entry, logged: bodies.LoggedDecision) -> None:
-    """The exporter is the log's owner, the recipient a member, the papers the study's, the promise not too good."""
-    study, transfer, where = contents.study, logged.decision.transfer, log.where(entry)
-    parties = {s.name: s.jurisdiction for s in study.sites} | {study.operator.name: study.operator.jurisdiction}
-    named = (transfer.exporter, transfer.recipient, *transfer.onward)
-    wrong = [p.name for p in named if parties.get(p.name) != p.jurisdiction]
-    papers = {(d.kind, d.sha256, d.expires, d.from_jurisdiction, d.to_jurisdiction, d.covers) for d in study.documents}
-    used = {(d.kind, d.sha256, d.expires, d.from_jurisdiction, d.to_jurisdiction, d.covers) for d in transfer.documents}
-    for bad, message, found, limit in (
-        (transfer.exporter.name != log.member, "decides for another exporter", transfer.exporter.name, log.member),
-        (transfer.recipient.name != logged.peer, "names another peer", logged.peer, transfer.recipient.name),
-        (transfer.study != contents.study_digest, "is of another study", transfer.study[:16], entry.study[:16]),
-        (bool(wrong), "names parties unlike the study", wrong, sorted(parties)),
-        (
-            not used <= papers,
-            "uses a document that the study does not list",
-            sorted(used - papers)[:1],
-            "its documents",
-        ),
-        (parse_time(transfer.at) > parse_time(entry.at), "decides for later", transfer.at, entry.at),
-    ):
-        if bad:
-            raise _false("RSD-9010", f"{where} {message}", found=found, limit=limit)
-    _not_too_good(contents, where, transfer)
-
-
-def _not_too_good(contents: Contents, where: str, transfer: Transfer) -> None:
-    """What the decision was told of noise is no better than what the study gives (step 12 holds the study to that)."""
-    study, told = contents.study, transfer.guarantees
-    if told.epsilon_milli is None:
-        return
-    site = study.site(transfer.exporter.name)
-    least = (
-        site.epsilon_milli
-        if site
-        else max((s.epsilon_milli for s in study.sites if s.name in contents.contributing), default=0)
-    )
-    if told.epsilon_milli < least or (told.inverse_delta or 0) > study.privacy.inverse_delta:
-        message = f"{where} was told of better privacy than the study gives"
-        limit = f"{least} milli-eps, delta 1/{study.privacy.inverse_delta}"
-        raise _false("RSD-9010", message, found=f"{told.epsilon_milli} milli-eps, 1/{told.inverse_delta}", limit=limit)
-
-
 def _same(where: str, logged: Decision, repeated: Decision) -> None:
-    """All but the digest of the region sets, which come with the verifier's package, not with the bundle."""
     ours, theirs = repeated.as_entry(), logged.as_entry()
     for field, value in theirs.items():
-        if field != "regions" and ours[field] != value:
+        if ours[field] != value:
             message = f"{where} is decided otherwise now: {field}"
             raise _false("RSD-9010", message, found=f"logged {value}", limit=f"again {ours[field]}")
 
@@ -159,7 +121,44 @@ def denials(contents: Contents, context: Context) -> Found:
             proved.append(f"{name} was denied; {sent}: {', '.join(rules)}")
         elif site.name in barred and not barred[site.name].startswith("answers/"):
             proved.append(f"{name} was denied by {barred[site.name]}; {sent}")
-    return Found(tuple(proved) or ("no shown log denies any site the model",), tuple(asserted))
+    told = proved or ["no shown log denies any site the model"]
+    return Found((*told, _as_cleared(contents)), tuple(asserted))
+
+
+def cleared(contents: Contents) -> tuple[str, ...]:
+    """The sites that may have the release: allowed by the last word of the operator and of each contributing site.
+
+    A site's own word about itself is not asked; where a log holds no decision on a site, it is not cleared, and neither
+    is one that may not have the model or refused the study, or of which the decision on any update in the release, or
+    on any published count, was not told.
+    """
+    barred, told = _barred(contents), verify_told.told_of(contents)
+    members = (contents.study.operator.name, *contents.contributing)
+    allow = [_lets_release(contents, member) | {member} for member in members]
+    names = [site.name for site in contents.study.sites if site.name not in barred]
+    return tuple(name for name in names if all(name in known for known in (*told, *allow)))
+
+
+def _lets_release(contents: Contents, member: str) -> set[str]:
+    """The sites of which the member's last word, decided again, is that they may have the release."""
+    again = {entry.index for entry, _ in verify_packs.replayed(contents, member)}
+    last = {
+        logged.peer: logged.decision.allow and entry.index in again
+        for entry, logged in contents.decisions(member)
+        if logged.decision.transfer.artifact == bodies.RELEASED
+    }
+    return {peer for peer, allow in last.items() if allow}
+
+
+def _as_cleared(contents: Contents) -> str:
+    """The manifest names those for whom the release is cleared, and nobody else."""
+    found, claimed = cleared(contents), contents.manifest.cleared
+    if claimed != found:
+        message = "manifest.json clears the release for others than the logged decisions do"
+        raise _false("RSD-9011", message, found=list(claimed), limit=list(found))
+    rest = [s.name for s in contents.study.sites if s.name not in found]
+    kept = f"; not for {', '.join(rest)}" if rest else ""
+    return f"by the logged decisions the release is cleared for {', '.join(found) or 'nobody'}{kept}"
 
 
 def _barred(contents: Contents) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Steps 6 and 7: the packs that decisions name, and the logs against what other members cosigned."""
+"""Step 7: the logs against what other members cosigned."""
 
 from __future__ import annotations
 
@@ -17,32 +17,6 @@ from compliance.release.report import Found
 from compliance.release.verify_signed import CLOCK_TOLERANCE
 from compliance.roster import EntryRef
 from compliance.trust.root import Trust
-
-
-def packs(contents: Contents, context: Context) -> Found:
-    """Step 6: each digest that a decision names is in packs/; none had expired when it allowed something."""
-    del context
-    named: set[str] = set()
-    for member, log in contents.logs.items():
-        for entry, logged in contents.decisions(member):
-            if logged.decision.rule.startswith("engine."):
-                continue  # the engine denied for want of a pack: there is nothing to show
-            for name, digest in logged.decision.packs.items():
-                pack = contents.packs.get(digest)
-                if pack is None or pack.id != name:
-                    held = [d[:16] for d, p in contents.packs.items() if p.id == name]
-                    message = f"{log.where(entry)} was decided by a pack {name} that is not in the bundle"
-                    raise _false("RSD-9006", message, found=held or "no such pack", limit=digest[:16])
-                if logged.decision.allow and parse_time(entry.at) >= parse_time(pack.expires_on):
-                    message = f"{log.where(entry)} allows under pack {name}, which had expired"
-                    raise _false("RSD-9006", message, found=entry.at, limit=pack.expires_on)
-                named.add(digest)
-    extra = sorted(contents.packs[d].id for d in contents.packs.keys() - named)
-    if extra:
-        raise _false("RSD-9006", "a pack is shown that no decision names", found=extra, limit="only named packs")
-    reviewed = sorted({f"{p.id} version {p.version}: {'DRAFT, no counsel' if p.draft else p.reviewer}"
-                       for p in contents.packs.values()})  # fmt: skip
-    return Found((f"law packs are those that the decisions name ({'; '.join(reviewed)})",))
 
 
 def logs(contents: Contents, context: Context) -> Found:

@@ -40,6 +40,11 @@ class OperatorHome:
         return self.root / "log.db"
 
     @property
+    def law_file(self) -> Path:
+        """The law set that the operator adopted; without it every built-in pack applies."""
+        return self.root / "law.json"
+
+    @property
     def invitations(self) -> Path:
         """What is kept of the invitations sent, by digest; never a token."""
         return self.root / "invitations"
@@ -107,11 +112,11 @@ class OperatorHome:
         """The installed trust file, unexpired."""
         return load_anchor(self.trust_file, now())
 
-    def record(self, body: dict[str, Json]) -> int:
-        """Write an act of the operator into its log, as "consortium"; the entry's index. It is on disk on return."""
+    def record(self, body: dict[str, Json], kind: str = "consortium") -> int:
+        """Write an act of the operator into its log; the entry's index. It is on disk on return."""
         config, signer = self.config(), self.signer()
         with LogStore.open(self.log_file, f"residency/{config.name}/{config.operator.name}", signer.private) as log:
-            return log.append("consortium", body).index
+            return log.append(kind, body).index
 
     def invitation_of(self, request: bytes, what: str) -> Invited:
         """The invitation that `request` answers. Raises InputError RSD-6009 if this operator sent none such."""

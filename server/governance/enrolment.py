@@ -11,11 +11,14 @@ from compliance.clock import now
 from compliance.errors import Refused
 from compliance.files import read_bytes, write_durably
 from compliance.governance import CertificateReply, EnrolRequest
+from compliance.law.model import Party
 from compliance.log.store import LogStore
 from compliance.pki import SITE_DAYS, issue_site_certificate
+from compliance.trust.enrol import Invited
 from compliance.trust.home import OperatorHome
 from compliance.trust.tokens import invited_by, redeem
 from server.governance.limits import Limits
+from server.law import REPLIES, Standing
 
 WRONG_TOKEN_S: Final = 0.5  # what a wrong token costs whoever guesses
 _GUESSES_A_MINUTE: Final = 60  # wrong tokens of all strangers together
@@ -26,7 +29,7 @@ class Enrolment:
     """Serves Enrol. Nobody is admitted by it: the certificate opens doors only to a member of the trust file."""
 
     def __init__(self, home: OperatorHome, limits: Limits, log: Callable[[], LogStore]) -> None:
-        self._home, self._limits, self._log = home, limits, log
+        self._home, self._limits, self._log, self._standing = home, limits, log, Standing(home)
         self._lock = threading.Lock()
 
     def enrol(self, caller: str, request: EnrolRequest) -> CertificateReply:
@@ -45,6 +48,7 @@ class Enrolment:
                     self._limits.take("everybody", "Enrol", _GUESSES_A_MINUTE)
                     time.sleep(WRONG_TOKEN_S)  # under the lock: guesses from many addresses wait for one another
                 raise
+            self._decide(invited)
             asked = redeem(self._home, request.token, data)
             file = self._home.certificates / f"{asked.site}.{asked.digest[:16]}.crt"
             if not file.exists():
@@ -54,3 +58,10 @@ class Enrolment:
                 write_durably(file, issued)
                 write_durably(self._home.certificates / f"{asked.site}.crt", issued)
             return CertificateReply(certificate=read_bytes(file, "the certificate").decode("ascii"))
+
+    def _decide(self, invited: Invited) -> None:
+        """Raises Refused RSD-3100 if a certificate may not go where the invited site is; its token stays unused."""
+        operator = self._home.config().operator
+        here = Party(name=operator.name, jurisdiction=operator.jurisdiction)
+        there = Party(name=invited.site, jurisdiction=invited.jurisdiction)
+        self._standing.check(self._log(), here, there, REPLIES["Enrol"])

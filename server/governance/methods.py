@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from compliance.clock import now, rfc3339
 from compliance.errors import CheckFailed, Refused
@@ -23,16 +24,19 @@ from compliance.governance import (
     TrustReply,
     TrustRequest,
 )
+from compliance.law.model import Party
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
 from compliance.pki import SITE_DAYS, csr_public_key, issue_site_certificate
 from compliance.software import BUNDLE_SHA256, VERSION
+from compliance.training_spec import Frozen
 from compliance.trust.home import OperatorHome
 from compliance.trust.root import Anchor
 from server.governance.answers import Answers
 from server.governance.door import Operation
 from server.governance.exchange import Exchange
 from server.governance.proposals import Proposals
+from server.law import REPLIES, Standing
 from server.members import Members
 from server.nodes import normal_public_key
 
@@ -84,10 +88,11 @@ class Methods:
         self._proposals = Proposals(self._home)
         self._answers = Answers(self._home, self._proposals)
         self._exchange = Exchange(home)
+        self._standing = Standing(self._home)
 
     def operations(self) -> dict[str, Operation]:
-        """Method name -> operation."""
-        return {
+        """Method name -> operation, behind the decision on what its reply is."""
+        operations: dict[str, Operation] = {
             "Status": self.status,
             "Trust": self.trust,
             "Study": self.study,
@@ -95,6 +100,14 @@ class Methods:
             "Exchange": self.exchange,
             "Renew": self.renew,
         }
+        return {name: partial(self._decided, name, operation) for name, operation in operations.items()}
+
+    def _decided(self, method: str, operation: Operation, site: str, request: Any) -> Frozen:
+        """Raises Refused RSD-3100 if the reply may not go to `site`; then nothing is done."""
+        trust = self._anchor().trust
+        operator, member = (Party(name=m.name, jurisdiction=m.jurisdiction) for m in (trust.operator, trust.site(site)))
+        self._standing.check(self._stores.log(), operator, member, REPLIES[method])
+        return operation(site, request)
 
     def status(self, site: str, request: StatusRequest) -> StatusReply:
         """Time, versions, trust, and what is proposed to this site."""

@@ -29,7 +29,7 @@ ROWS = (198, 203)  # both are declared as 200
 # Every field that travels to the server or stands in a log. A new one is judged before it is added here: does it depend
 # on records, and if so, was it charged?
 FIELDS = {
-    messages.JoinReply: "schema_ site layout device decisions offer",
+    messages.JoinReply: "schema_ site layout device decisions adoption law_advice offer",
     messages.RoundReply: "schema_ site attempt update_sha256 charge commit decision transfer offer",
     messages.EvaluateReply: "schema_ site histogram charge evaluation decision transfer offer",
     Histogram: "schema_ study site at model_sha256 noise_multiplier_micro scale rows columns cells",  # cells: charged
@@ -41,7 +41,7 @@ FIELDS = {
     bodies.EvaluationBody: "digest model_sha256 conformance",
     bodies.CommitBody: "round attempt update_sha256 conformance",
     bodies.TransferBody: "artifact recipient round attempt sha256 decision",
-    bodies.JoinBody: "run approval_policy device layout_sha256",
+    bodies.JoinBody: "run approval_policy law_set device layout_sha256",
     bodies.CloseBody: "rounds rosters entries entries_sha256",
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from compliance.canonical import canonical
-from compliance.identity import new_signer, parse_envelope, seal
+from compliance.identity import Signer, new_signer, parse_envelope, seal
 from compliance.messages import LayoutEntry, layout_digest
 from compliance.release import bodies
 from compliance.release.build import build_bundle
@@ -67,7 +67,7 @@ def test_the_layouts_digest_is_the_one_that_sites_log() -> None:
 def judged(made: World, change: Callable[[dict[str, Any]], None]) -> Report:
     """The bundle under a later trust file, signed by sites whose keys are still good; the operator makes it anew."""
     payload = json.loads(parse_envelope(made.trust, "trust").payload)
-    payload |= {"version": 2, "previous": made.anchor.digest, "issued": "2026-11-21T00:00:00Z"}
+    payload |= {"version": 2, "previous": made.anchor.digest, "issued": "2026-11-22T00:00:00Z"}
     change(payload)
     anchor = open_trust(
         seal(payload, *(made.keys[s, "signatory"] for s in ("site-b", "site-c", "site-d"))).encode(), "t"
@@ -84,21 +84,45 @@ def revoked(role: str, holder: str, at: str) -> Callable[[dict[str, Any]], None]
     return change
 
 
+def revoked_key(key: Signer, at: str) -> Callable[[dict[str, Any]], None]:
+    """One key, and no other of that holder in that role."""
+
+    def change(payload: dict[str, Any]) -> None:
+        for one in payload["keys"]:
+            if one["public"] == key.identity.public:
+                one["revoked_at"] = at
+
+    return change
+
+
 def backdated(at: str) -> World:
     """site-a's answers bear another date; everybody records them when they are made."""
-    return build_world(Plan(answer=lambda site, _, answer: answer.update(at=at) if site == "site-a" else None))
+    answers = {("site-a", "advice"), ("site-a", "approval")}
+    return build_world(
+        Plan(answer=lambda site, kind, answer: answer.update(at=at) if (site, kind) in answers else None)
+    )
 
 
 @pytest.mark.parametrize(("kind", "role"), [("approval", "signatory"), ("advice", "dpo")])
 def test_a_backdated_answer_by_a_key_that_was_revoked_before_it_was_logged(kind: str, role: str) -> None:
     made = backdated("2026-11-06T00:00:00Z")
     assert failed(judged(made, lambda _: None)) == (0, "")
-    assert failed(judged(made, revoked(role, "site-a", "2026-12-01T00:00:00Z"))) == (0, "")
-    step, message = failed(judged(made, revoked(role, "site-a", "2026-11-10T00:00:00Z")))
+    key = made.keys["site-a", role]
+    assert failed(judged(made, revoked_key(key, "2026-12-01T00:00:00Z"))) == (0, "")
+    step, message = failed(judged(made, revoked_key(key, "2026-11-10T00:00:00Z")))
     assert (step, f"nobody entitled signed answers/site-a.{kind}.json" in message) == (9, True), message
 
 
-@pytest.mark.parametrize("at", ["2026-11-21T12:00:00Z", "2027-12-31T00:00:00Z"])
+@pytest.mark.parametrize(("kind", "who"), [("adoption", "adopter"), ("advice", "adviser")])
+def test_a_law_set_adopted_by_a_key_that_was_revoked_before_the_site_joined(kind: str, who: str) -> None:
+    made = world()
+    key = made.keys["site-a", who]
+    assert failed(judged(made, revoked_key(key, "2026-12-01T00:00:00Z"))) == (0, "")
+    step, message = failed(judged(made, revoked_key(key, "2026-11-10T00:00:00Z")))
+    assert (step, f"nobody entitled signed law/site-a.{kind}.json" in message) == (6, True), message
+
+
+@pytest.mark.parametrize("at", ["2026-11-22T12:00:00Z", "2027-12-31T00:00:00Z"])
 def test_an_answer_that_is_dated_after_it_was_logged(at: str) -> None:
     made = backdated(at)
     step, message = failed(released(made, made.run))

@@ -140,7 +140,7 @@ def test_a_contributor_that_is_called_otherwise(outcome: str, countersigned: boo
 
 
 def test_an_update_after_the_roster_is_late_by_the_sites_own_clock() -> None:
-    made_at = "2026-11-21T10:01:40Z"
+    made_at = "2026-11-22T10:01:40Z"
 
     def earlier(roster: dict[str, Any]) -> None:
         called("late")(roster)
@@ -220,7 +220,7 @@ def test_the_operator_logs_another_roster_in_the_same_run() -> None:
 def test_a_roster_that_is_dated_later_than_it_was_logged() -> None:
     def later(roster: dict[str, Any]) -> None:
         if roster["round"] == 2:
-            roster["at"] = "2026-11-21T10:40:00Z"
+            roster["at"] = "2026-11-22T10:40:00Z"
 
     made = build_world(Plan(roster=later))
     step, message = failed(released(made, made.run))

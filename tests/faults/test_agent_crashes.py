@@ -251,13 +251,13 @@ def test_changed_bytes_are_not_sent(joined):
         assert len(entries(site, "transfer")) == 1
 
 
-def test_the_log_holds_charge_commit_decision_transfer_in_this_order(joined):
+def test_the_log_holds_charge_commit_count_decision_transfer_in_this_order(joined):
     home, study = joined
     with open_home(home) as site:
         before = site.log.size
         reply = _contribution(session.answer(site, study.round()))
         kinds = [e.kind for e in site.log.entries(before, site.log.size)]
-        assert kinds == ["charge", "commit", "decision", "transfer"]
+        assert kinds == ["charge", "commit", "count", "decision", "transfer"]
         assert reply.charge.index < reply.commit.index < reply.decision.index < reply.transfer.index
         (transfer,) = entries(site, "transfer")
         assert transfer.body["decision"] == reply.decision.index

@@ -174,7 +174,10 @@ def test_a_site_that_is_no_member_is_not_admitted(federation, tmp_path):
         seen.append(state)
         stop.set()
 
-    config = NodeConfig(federation.public, federation.tls.ca, certificate, tmp_path / "other.key", tmp_path, frozenset)
+    config = NodeConfig(
+        federation.public, federation.tls.ca, certificate, tmp_path / "other.key", tmp_path, frozenset,
+        lambda error: error,
+    )  # fmt: skip
     run_node(config, app, stop, report)
     assert (seen[0].state, seen[0].error.code) == ("away", "RSD-6103")
     assert "RSD-6205" in seen[0].error.found

@@ -27,18 +27,19 @@ from compliance.release.bodies import ChargeBody
 from compliance.roster import Roster
 from compliance.validation import load_model
 from server.bundle_build import build_bundle
+from tests.egress import decisions_of, unaccounted
 from tests.federation import (
     JURISDICTIONS,
     OPERATOR,
     REFUSED,
     TRAINING,
-    Live,
     consortium,
     logged,
     residency,
     scratch,
     workers,
 )
+from tests.watched import Watched
 
 FIRST = {"a": "contributed", "b": "contributed", "c": "contributed", "d": "contributed", "e": "refused"}
 SECOND = {"a": "contributed", "b": "failed", "c": "contributed", "d": "contributed", "e": "refused"}
@@ -46,7 +47,7 @@ SECOND = {"a": "contributed", "b": "failed", "c": "contributed", "d": "contribut
 
 @pytest.fixture(scope="module")
 def live():
-    federation = Live(consortium())
+    federation = Watched(consortium())
     try:
         yield federation.start()
     finally:
@@ -147,6 +148,14 @@ def test_the_site_without_a_transfer_basis_is_refused_and_never_sent_the_model(r
     own = live.made.home(REFUSED)
     assert logged(own, "charge", ran.study.digest) == 0
     assert not list(own.rglob("rounds"))
+
+
+def test_each_thing_that_an_agent_sent_was_decided_before(ran, live):
+    answered = {"residency.joined/1", "residency.contribution/1", "residency.witnessed/1", "residency.closed/1"}
+    for site in TRAINING:
+        sent = live.sent(site)
+        assert {one.what for one in sent} >= {*answered, "fleet", "Status", "Exchange"}, (site, sent)
+        assert unaccounted(sent, decisions_of(live.made.home(site))) == [], site
 
 
 def test_the_refused_site_gets_its_reservation_back(ran, live):

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 from compliance.canonical import canonical, parse_canonical, sha256_hex
+from compliance.clock import now
 from compliance.errors import EnvironmentFault, RunFailed
+from compliance.identity import seal
+from compliance.law.decide import builtin_packs
+from compliance.law.law_adoption import adoption_record, draft_law_set
+from compliance.law.law_set import LawSet
+from compliance.law.regions import load_regions
 from compliance.log.store import LogStore
+from compliance.validation import load_model
 from server import desk
 from strategies.wire import Reply
 from tests.federation import REFUSED, TRAINING, consortium
@@ -35,6 +42,26 @@ def test_an_honest_run_finishes_and_its_release_verifies(world):
     report = world.verify()
     assert report.error is None
     assert sorted(p.stem for p in (world.folder.path / "evidence").glob("*.json")) == [*TRAINING, "hub"]
+
+
+def test_the_operators_own_law_set_is_fixed_when_the_run_is_handed_over(world):
+    made = draft_law_set("hub", "IE", builtin_packs(), load_regions(), {}).as_json()
+    declared = [{"id": "us-ca", "reason": "No business in California."}]
+    law_set = load_model(LawSet, {**made, "not_binding": declared}, "RSD-3030", "law set")
+    record = adoption_record(law_set, now(), "", "The operator has no officer.")
+    (world.hub / "law.json").write_bytes(seal(record, consortium().operator).encode() + b"\n")
+    world.begin()
+    (world.hub / "law.json").unlink()  # what is in the home afterwards is for later runs
+    world.go_on()
+    report = world.verify()
+    assert report.error is None
+    assert f"the operator hub adopted law set {law_set.digest[:16]}" in "\n".join(report.fields()["proved"])
+    assert any("these packs do not bind it" in text for text in report.asserted()["hub"])
+    made = consortium()
+    with LogStore.open(world.hub / "log.db", made.anchor.trust.log_origin("hub"), made.operator.private) as log:
+        kinds = [e.kind for e in log.entries() if e.kind in {"law", "decision"}]
+        assert kinds[0] == "law"
+        assert {e.body["law_set"] for e in log.entries(kind="decision")} == {law_set.digest}
 
 
 def _array(reply, change):

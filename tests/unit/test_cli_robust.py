@@ -128,7 +128,7 @@ def filled(path: tuple[str, ...], found: click.Command, value: str) -> list[str]
 def test_every_command_answers_a_wrong_file_with_one_json_object(call: Callable[..., Said], kind: str) -> None:
     FILES[kind](Path(kind))
     for path, found in commands():
-        if path == ("explain",) or path in {("key", "new"), ("study", "init")}:
+        if path in {("explain",), ("key", "new"), ("study", "init"), ("law", "list"), ("law", "matrix")}:
             continue  # they read nothing
         said = call(*filled(path, found, kind))
         assert said.exit_code in {1, 2, 3, 4, 5, 6, 7}, (path, said)

@@ -304,17 +304,21 @@ def test_dry_run_asks_the_agent_that_the_top_command_names(office: Office, monke
         assert absent.stderr.startswith("error RSD-7002")
 
 
-def test_policy_init_and_example(tmp_path: Path) -> None:
-    done = ok("policy", "init", "--site", "berlin", "--jurisdiction", "DE", "--out", tmp_path / "policy.yaml")
-    assert list(done["law_packs"]) == ["eu"]
+def test_policy_init_and_example(office: Office, tmp_path: Path) -> None:
+    law_set, law = tmp_path / "law-set.json", tmp_path / "law.json"
+    made = ok("law", "init", "--site", "berlin", "--jurisdiction", "DE", "--out", law_set)
+    signatory = office.key("berlin", "signatory")
+    ok("law", "adopt", law_set, "--key", signatory, "--without-advice", "none there", "--out", law)
+    done = ok("policy", "init", "--law", law, "--out", tmp_path / "policy.yaml")
+    assert done["law_set"] == made["digest"]
     assert ok("policy", "check", tmp_path / "policy.yaml")["mistakes"] == []
-    refused(3, "RSD-2009", "policy", "init", "--site", "b", "--jurisdiction", "DE", "--out", tmp_path / "policy.yaml")
-    refused(3, "RSD-2105", "policy", "init", "--site", "b", "--jurisdiction", "XX", "--out", tmp_path / "x.yaml")
-    refused(3, "RSD-2007", "policy", "init", "--site", "b: c", "--jurisdiction", "DE", "--out", tmp_path / "x.yaml")
+    refused(3, "RSD-2009", "policy", "init", "--law", law, "--out", tmp_path / "policy.yaml")
+    refused(3, "RSD-3030", "policy", "init", "--law", office.root / "policy.json", "--out", tmp_path / "x.yaml")
     assert not (tmp_path / "x.yaml").exists()
     mistakes, example = check_policy_file(ROOT / "examples" / "policy.yaml")
     assert example is not None, mistakes
-    assert {p.id: p.sha256 for p in example.law_packs} == done["law_packs"]
+    assert example.law_set == made["digest"]
+    assert json.loads(read_bytes(ROOT / "examples" / "law-set.json", "example")) == made["law_set"]
     _, study = check_file(ROOT / "examples" / "study.yaml")
     assert study is not None
     from compliance.policy import check_study

@@ -16,6 +16,7 @@ from compliance.canonical import canonical
 from compliance.clock import rfc3339
 from compliance.doctor import GIB, Check, Fact, Limits, LogFacts, Unmet, examine, report
 from compliance.doctor_facts import CertificateFacts, DoorFacts
+from compliance.doctor_law import law_checks
 from compliance.errors import InputError, Refused
 from compliance.identity import new_signer
 from compliance.software import VERSION
@@ -24,7 +25,7 @@ from compliance.trust.enrol import Invited
 from compliance.validation import load_model
 from server import doctor as hub
 from server import doctor_stores as kept
-from tests.federation import consortium, day, main_study, policy_json
+from tests.federation import consortium, day, law_set_of, main_study
 
 AT = datetime(2026, 12, 1, tzinfo=UTC)
 LIMITS = Limits()
@@ -135,26 +136,42 @@ def test_a_signing_key_near_its_end() -> None:
 
 
 def test_law_packs() -> None:
-    from compliance.law.decide import builtin_packs
-    from compliance.policy import SitePolicy
+    from compliance.law.decide import builtin_packs, load_pack
+    from compliance.law.regions import load_regions
 
-    packs = builtin_packs()
-    policy = load_model(SitePolicy, policy_json("a"), "RSD-2007", "policy")
-    name = policy.law_packs[0].id
+    packs, regions = builtin_packs(), load_regions()
+    law_set = law_set_of("a")
+    name = law_set.packs[0].id
     at = datetime(2026, 11, 22, tzinfo=UTC)
-    drafts = agent.law_packs(policy, packs, at, LIMITS)
+
+    def looked(held: dict[str, Any], when: datetime = at) -> list[Any]:
+        whole, *each = law_checks(law_set, held, regions, when, LIMITS, "the signatory")
+        assert whole.state == "ok"
+        return each
+
+    drafts = looked(packs)
     assert {c.state for c in drafts} == {"warn"}
     assert "DRAFT" in drafts[0].found
-    reviewed = {i: p.model_copy(update={"reviewer": "A. Counsel"}) for i, p in packs.items()}
-    for pack in reviewed.values():
-        pack._raw = packs[pack.id].raw
-    assert {c.state for c in agent.law_packs(policy, reviewed, at, LIMITS)} == {"ok"}
+    own = {i: tuple(r.model_copy(update={"reviewer": None}) for r in p.rules) for i, p in packs.items()}
+    reviewed = {i: p.model_copy(update={"reviewer": "A. Counsel", "rules": own[i]}) for i, p in packs.items()}
+    assert {c.state for c in looked(reviewed)} == {"ok"}
     late = datetime(2100, 1, 1, tzinfo=UTC)
-    assert {c.state for c in agent.law_packs(policy, packs, late, LIMITS)} == {"fail"}
-    assert agent.law_packs(policy, {i: p for i, p in packs.items() if i != name}, at, LIMITS)[0].state == "fail"
-    changed = packs[name].model_copy()
-    changed._raw = b"other"
-    assert agent.law_packs(policy, {**packs, name: changed}, at, LIMITS)[0].state == "fail"
+    assert {c.state for c in looked(packs, late)} == {"fail"}
+    assert looked({i: p for i, p in packs.items() if i != name})[0].state == "fail"
+    changed = load_pack(packs[name].raw + b"# changed\n")
+    assert looked({**packs, name: changed})[0].state == "fail"
+
+
+def test_a_law_set_of_another_installation() -> None:
+    from compliance.law.decide import builtin_packs
+    from compliance.law.regions import load_regions
+
+    packs, at = builtin_packs(), datetime(2026, 11, 22, tzinfo=UTC)
+    other = law_checks(law_set_of("a"), packs, load_regions(load_regions().raw + b"#"), at, LIMITS, "us")[0]
+    assert (other.state, other.found) == ("fail", "other region sets than those installed")
+    more = {**packs, "new": packs["eu"].model_copy(update={"id": "new"})}
+    left_out = law_checks(law_set_of("a"), more, load_regions(), at, LIMITS, "us")[0]
+    assert (left_out.state, left_out.found) == ("fail", "pack new binds DE and is not adopted")
 
 
 def _accelerator(**changes: Any) -> AcceleratorFacts:

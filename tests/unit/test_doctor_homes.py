@@ -23,6 +23,10 @@ from client.home import only_agent
 from compliance.clock import now
 from compliance.doctor import GIB, Check, Limits
 from compliance.errors import PeerUnreachable
+from compliance.identity import seal
+from compliance.law.decide import builtin_packs
+from compliance.law.law_adoption import adoption_record, draft_law_set
+from compliance.law.regions import load_regions
 from compliance.messages import CloseRequest, encode
 from compliance.pki import issue_site_certificate, make_csr
 from compliance.software import VERSION
@@ -151,6 +155,12 @@ def _configure(path: Path) -> None:
     (path / "config.json").write_text("{}")
 
 
+def _counted(path: Path) -> None:
+    with open_home(path) as site:
+        session.answer(site, main_study().round())
+    (path / "counters.db").unlink()
+
+
 KEYS = "keys in the trust file"
 DATA, MODEL = "dataset thyroid", "model tiny"
 CUT = "DELETE FROM entries WHERE idx = (SELECT max(idx) FROM entries)"
@@ -165,7 +175,9 @@ FAULTS: list[tuple[str, Callable[[Path], None], dict[str, str]]] = [
     ("damaged CA", _cut("ca.crt", 100), {"CA": "fail"}),
     ("no trust file", _remove("trust.json"), {"trust file": "fail", "policy": "skipped", "log": "skipped"}),
     ("damaged trust file", _cut("trust.json", 500), {"trust file": "fail", "signing keys": "skipped"}),
-    ("no policy", _remove("policy.json"), {"policy": "fail", "law packs": "skipped"}),
+    ("no policy", _remove("policy.json"), {"policy": "fail", "law set": "skipped"}),
+    ("no law set", _remove("law.json"), {"policy": "ok", "law set": "fail"}),
+    ("no advice on the law set", _remove("law.advice.json"), {"policy": "ok", "law set": "fail"}),
     ("damaged agent.json", _cut("agent.json", 30), {"home": "fail", "log": "skipped", "CA": "ok", "ledger": "skipped"}),
     ("damaged registry", _cut("registry.json", 30), {"registry": "fail", "log": "ok"}),
     ("changed extract", _registered(_longer, "datasets"), {DATA: "fail"}),
@@ -173,6 +185,8 @@ FAULTS: list[tuple[str, Callable[[Path], None], dict[str, str]]] = [
     ("changed model", _registered(_configure, "models"), {MODEL: "fail"}),
     ("removed ledger", _remove("ledger.db"), {"ledger": "fail", "log": "ok"}),
     ("damaged ledger", _cut("ledger.db", 3000), {"ledger": "fail", "log": "ok"}),
+    ("damaged counters", _cut("counters.db", 3000), {"counters": "fail", "ledger": "ok"}),
+    ("counters put back", _counted, {"counters": "fail", "ledger": "ok"}),
     ("removed log", _remove("log.db"), {"log": "fail", "ledger": "ok"}),
     ("truncated log", _cut("log.db", 5000), {"log": "fail"}),
     ("entry cut off", _sql("log.db", CUT), {"log": "fail", "cosignatures": "skipped"}),
@@ -191,7 +205,7 @@ def test_each_damage_is_found_and_hides_nothing_else(
     assert failed == {n for n, s in wanted.items() if s == "fail"}
     assert all(checks[n].next for n in failed)
     always = {"home", "keys", KEYS, "certificate", "CA", "trust file", "policy", "agent", "disk", "clock", "registry"}
-    assert always | {"log", "cosignatures", "ledger"} <= set(checks)  # each is told, whatever else is broken
+    assert always | {"log", "cosignatures", "ledger", "counters"} <= set(checks)  # whatever else is broken
 
 
 def test_a_full_disk_and_a_wrong_clock(home: Path) -> None:
@@ -325,6 +339,22 @@ def test_a_sound_operators_home_and_nothing_is_changed(hub: Path) -> None:
     assert checks["fleet door"].found.startswith("free")
     assert checks["sites"].state == "skipped"
     assert snapshot(hub) == before
+
+
+def test_the_law_packs_that_the_operator_applies(hub: Path) -> None:
+    checks = server_checks(hub)
+    assert checks["law set"].found == "none adopted, so every pack applies: eu"
+    assert checks["law pack eu"].state == "warn"  # no counsel has reviewed it
+    made = draft_law_set(federation.OPERATOR, "IE", builtin_packs(), load_regions(), {})
+    record = adoption_record(made, now(), "", "The operator has no officer.")
+    (hub / "law.json").write_bytes(seal(record, consortium().operator).encode())
+    checks = server_checks(hub)
+    assert (checks["law set"].state, checks["law set"].found) == ("ok", f"{made.digest[:12]}: eu")
+    assert "law pack eu" in checks
+    (hub / "law.json").write_bytes(seal(record, consortium().signatories["a"]).encode())
+    checks = server_checks(hub)
+    assert checks["law set"].state == "fail"
+    assert "RSD-6011" in checks["law set"].found
 
 
 SERVER_FAULTS: list[tuple[str, Callable[[Path], None], dict[str, str]]] = [

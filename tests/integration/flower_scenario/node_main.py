@@ -18,6 +18,7 @@ config = NodeConfig(
     Path(key),
     Path(home),
     lambda: frozenset(approved.split(",")),
+    lambda error: error,
     poll_idle_s=0.3,
     active_for_s=5,
 )

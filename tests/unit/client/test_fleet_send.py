@@ -64,6 +64,7 @@ def test_the_running_time_of_a_reply_is_not_sent(fleet, asked, tmp_path, monkeyp
         node_key=tmp_path,
         home=tmp_path,
         approved_bundles=frozenset,
+        tellable=lambda error: error,
     )
     answer_message(config, lambda: None, fleet, asked, None)
     (request,) = [r for r in fleet.pushed if hasattr(r, "clientapp_runtime_list")]

@@ -34,7 +34,7 @@ def config(tmp_path: Path) -> NodeConfig:
         port = taken.getsockname()[1]
     return NodeConfig(
         f"127.0.0.1:{port}", files.ca, tmp_path / "site.crt", tmp_path / "node.key", tmp_path, frozenset,
-        poll_fast_s=0.01, poll_active_s=0.01, poll_idle_s=0.01, leave_within_s=0.3,
+        lambda error: error, poll_fast_s=0.01, poll_active_s=0.01, poll_idle_s=0.01, leave_within_s=0.3,
     )  # fmt: skip
 
 

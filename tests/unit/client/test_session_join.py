@@ -69,9 +69,9 @@ def test_a_study_that_everybody_signed_is_joined(site):
     reply = decode(JoinReply, session.answer(site, main_study().join()).body, "reply")
     assert (reply.site, reply.layout, reply.device) == ("a", LAYOUT, "cpu")
     denied = {(d.peer, d.artifact) for d in reply.decisions if not d.allow}
-    assert denied == {(REFUSED, "aggregate")}
+    assert denied == {(REFUSED, "aggregate"), (REFUSED, "released_model")}
     kinds = [e.kind for e in entries(site, "study", "answer", "decision", "reservation", "join")]
-    assert kinds == ["study", "answer", "answer", *["decision"] * 9, "reservation", "join"]
+    assert kinds == ["study", "answer", "answer", *["decision"] * 15, "reservation", "join"]
 
 
 def test_joining_twice_reserves_once(site):

@@ -276,15 +276,15 @@ def test_an_update_is_sent_before_a_withdrawal_or_not_at_all(home):
     thread = threading.Thread(target=lambda: (_here(home, FIRST), order.append("withdrawn")))
     with open_home(home.path) as site:
         site.workbench = Watching()
-        real = site.decide
+        real = site.let_out
 
-        def decide(*args, **kwargs):
+        def let_out(*args, **kwargs):
             thread.start()
             time.sleep(0.3)
             order.append("sent")
             return real(*args, **kwargs)
 
-        site.decide = decide
+        site.let_out = let_out
         session.answer(site, main_study().round())
     thread.join(30)
     assert order == ["sent", "withdrawn"]

@@ -13,6 +13,8 @@ from compliance.answers import ADVICE, APPROVAL, REFUSAL, open_advice, open_appr
 from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import CheckFailed, InputError, Refused
 from compliance.identity import Signer, save_signer, seal
+from compliance.law.law_adoption import adoption_record, open_adoption
+from compliance.law.law_set import LawSet
 from compliance.study import open_study
 from compliance.trust.root import Anchor, open_trust
 from tests.desk import consortium, day, full_study, ok, policy_raw, refused, signer
@@ -44,6 +46,15 @@ def answer(schema: str, at: str) -> dict[str, Any]:
     return {**record, **more[schema]}
 
 
+LAW_SET = LawSet.model_validate(
+    {
+        "schema": "residency.law-set/1",
+        "site": "berlin",
+        "jurisdiction": "DE",
+        "regions": "34" * 32,
+        "packs": ({"id": "eu", "sha256": "12" * 32},),
+    }
+)
 Opener = Callable[..., Any]
 CASES: dict[str, tuple[Signer, Callable[[str], dict[str, Any]], Opener]] = {
     "study": (WORLD.operator, lambda at: full_study(issued=at), open_study),
@@ -53,6 +64,11 @@ CASES: dict[str, tuple[Signer, Callable[[str], dict[str, Any]], Opener]] = {
         lambda a, d, w, seen_at=None: open_advice(a, d, w, "study", seen_at),
     ),
     "approval": (WORLD.signatories["berlin"], lambda at: answer(APPROVAL, at), open_approval),
+    "adoption": (
+        WORLD.signatories["berlin"],
+        lambda at: adoption_record(LAW_SET, parse_time(at), "", "The office is vacant."),
+        lambda a, d, w, seen_at=None: open_adoption(a, d, w, "berlin", seen_at),
+    ),
     "refusal": (WORLD.signatories["berlin"], lambda at: answer(REFUSAL, at), open_refusal),
 }
 

@@ -8,7 +8,7 @@ import pytest
 
 from compliance.clock import now, rfc3339
 from compliance.law.decide import Engine, builtin_packs
-from compliance.law.model import Decision, Document, Guarantees, Party, Transfer
+from compliance.law.model import Count, Decision, Document, Guarantees, Party, Transfer
 from compliance.law.vocabulary import Artifact
 from demo.cast import DENIED, OPERATOR, OPERATOR_JURISDICTION, SITES, TRAINING
 from demo.papers import PAPERS, Terms, day, study
@@ -24,6 +24,8 @@ DOCUMENTS = tuple(
     for p in PAPERS
 )  # fmt: skip
 PARTIES = {s.name: Party(name=s.name, jurisdiction=s.jurisdiction) for s in SITES}
+# What the site in China has sent in the year, its rows of this study included.
+COUNTS = (Count(counter="cn_calendar_year", recipient="*", at_most=100, categories=("health",)),)
 CENTRE = Party(name=OPERATOR, jurisdiction=OPERATOR_JURISDICTION)
 
 
@@ -41,6 +43,7 @@ def decide(artifact: Artifact, exporter: Party, recipient: Party) -> Decision:
             study="0" * 64,
             documents=DOCUMENTS,
             guarantees=guarantees,
+            counts=COUNTS if exporter.jurisdiction == "CN" else (),
             at=rfc3339(now()),
         )
     )

@@ -78,5 +78,5 @@ def test_the_length_of_an_entry_is_limited() -> None:
 
 
 def test_every_kind_of_the_architecture_is_there() -> None:
-    assert len(KINDS) == len(set(KINDS)) == 21
+    assert len(KINDS) == len(set(KINDS)) == 23
     assert {"decision", "charge", "refusal", "roster", "close", "evaluation"} < set(KINDS)

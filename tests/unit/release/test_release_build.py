@@ -111,7 +111,7 @@ def test_answers_are_sorted_by_what_they_are_not_by_their_names() -> None:
     policy = seal(
         {
             "schema": "residency.advice/1", "subject": "policy", "digest": "0" * 64, "site": "site-a",
-            "at": "2026-11-21T00:00:00Z", "favourable": True, "text": "x",
+            "at": "2026-11-22T00:00:00Z", "favourable": True, "text": "x",
         },
         made.keys["site-a", "dpo"],
     )  # fmt: skip

@@ -17,7 +17,7 @@ import pytest
 from compliance.canonical import canonical
 from compliance.identity import parse_envelope, seal
 from compliance.release.report import STEPS, Report
-from tests.world import AT, OPERATOR, ORDER, REFUSED, Plan, World, build_world, resealed, world
+from tests.world import AT, OPERATOR, ORDER, REFUSED, Plan, World, build_world, dishonest, resealed, world
 
 Files = dict[str, bytes]
 Tamper = Callable[[World, Files], Any]
@@ -80,7 +80,7 @@ def _answer(of: str, kind: str, role: str, **changes: Any) -> Tamper:
 def _refusal_beside_contributions(made: World, files: Files) -> None:
     refusal = {
         "schema": "residency.refusal/1", "subject": "study", "digest": made.study_digest, "site": "site-b",
-        "at": "2026-11-21T10:00:00Z", "reason": "no",
+        "at": "2026-11-22T10:00:00Z", "reason": "no",
     }  # fmt: skip
     files["answers/site-b.refusal.json"] = seal(refusal, made.keys["site-b", "signatory"]).encode() + b"\n"
 
@@ -323,7 +323,7 @@ PLANS: dict[str, tuple[Plan, int]] = {
 def test_all_members_sign_a_run_that_broke_a_rule(name: str) -> None:
     plan, step = PLANS[name]
     made = build_world(plan)
-    assert failed_step(made.verify(made.bundle)) == step
+    assert failed_step(made.verify(dishonest(made))) == step
 
 
 def test_a_denied_recipient_is_found_by_the_logs_alone() -> None:

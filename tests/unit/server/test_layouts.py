@@ -22,7 +22,7 @@ def _study():
 def _reply(site, layout=HEAD):
     offer = CheckpointOffer(origin=f"tiny/{site}", note="", proofs={})
     return JoinReply(
-        schema="residency.joined/1", site=site, layout=layout, device="cpu", decisions=(), offer=offer
+        schema="residency.joined/1", site=site, layout=layout, device="cpu", decisions=(), adoption="", offer=offer
     )  # fmt: skip
 
 
