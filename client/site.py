@@ -16,6 +16,7 @@ from compliance.clock import now, rfc3339
 from compliance.counting import Tally
 from compliance.errors import Refused
 from compliance.files import read_bytes
+from compliance.law.alarm import sound
 from compliance.law.law_adoption import check_in_force
 from compliance.law.model import Decision, Party
 from compliance.law.regions import load_regions
@@ -82,7 +83,9 @@ class Site(Books):
 
     def _log_decision(self, case: Case, decision: Decision, round_: int) -> EntryRef:
         body = decision_body(decision, round_, decision.transfer.recipient.name)
-        return self.record("decision", body, case.digest)
+        entry = self.record("decision", body, case.digest)
+        sound(decision, entry.index)
+        return entry
 
     def check_ledger(self) -> None:
         """Every charge in the log stands in the ledger, at its place. Raises Refused RSD-1225 for a restored ledger."""

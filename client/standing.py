@@ -10,6 +10,7 @@ from client.denial import denied
 from client.home import AgentHome
 from compliance.clock import now, rfc3339
 from compliance.errors import Refused, ResidencyError
+from compliance.law.alarm import sound
 from compliance.law.model import Decision, Party, Transfer
 from compliance.law.vocabulary import Artifact
 from compliance.log.order import refuse_set_back
@@ -39,7 +40,8 @@ class Standing:
         decision = decided(books.home, books.anchor, artifact, study)
         made = (decision.allow, decision.rule, books.anchor.digest, tuple(sorted(decision.packs.items())))
         if self._logged.get((artifact, study)) != made:
-            books.record("decision", _entry(decision), "")  # of no study: a run's entries are those of the run
+            entry = books.record("decision", _entry(decision), "")  # of no study: a run's entries are those of the run
+            sound(decision, entry.index)
             self._logged[artifact, study] = made
         if not decision.allow:
             raise denied(decision)

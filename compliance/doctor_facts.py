@@ -22,6 +22,7 @@ from compliance.counting import check_holds
 from compliance.doctor import Check, LogFacts, Unmet
 from compliance.errors import InputError
 from compliance.files import read_bytes
+from compliance.law.alarm import disagreements
 from compliance.law.counters import Counters
 from compliance.log.cosign import WitnessKeys, cosigners
 from compliance.log.note import parse
@@ -217,8 +218,15 @@ def counters_check(path: Path, head: tuple[int, str]) -> Check:
 
 
 def log_check(log: LogStore, *, whole: bool) -> Check:
-    """A log that can be read and continues what it signed. Raises CheckFailed that names the first bad part."""
+    """A log that can be read, continues what it signed and, read whole, holds no disagreement of the law's evaluators.
+
+    Raises CheckFailed that names the first bad part.
+    """
     size = log.fsck() if whole else log.size
     if size and not whole:
         log.entry(size - 1)
+    if whole and (entries := disagreements(log)):
+        told = f"the evaluators of the law disagreed: entry {', '.join(map(str, entries))}"
+        advice = "report it, with the entry: one of the evaluators has a defect; nothing left by that decision"
+        return Check("log", "fail", told, "evaluators that agree", advice)
     return Check("log", "ok", f"{size} entries{', all hashed again' if whole else ''}")

@@ -14,6 +14,7 @@ from compliance.canonical import canonical, sha256_hex
 from compliance.clock import now, rfc3339
 from compliance.counting import Tally
 from compliance.errors import Refused
+from compliance.law.alarm import sound
 from compliance.law.decide import Engine
 from compliance.law.model import Count, Decision, Party
 from compliance.law.vocabulary import Artifact
@@ -63,6 +64,7 @@ class Gatekeeper:
         if counted and decision.allow:
             self._tally.record(decision, source, persons)
         added = self._log.append("decision", decision_body(decision, 0, recipient.name), self._digest)
+        sound(decision, added.index)
         return decision, EntryRef(origin=self._log.origin, index=added.index, leaf=added.leaf_hash.hex())
 
     def _persons(self, origins: Iterable[str]) -> tuple[str, int]:

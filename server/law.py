@@ -10,6 +10,7 @@ from typing import Final
 from compliance.clock import now, rfc3339
 from compliance.errors import Refused
 from compliance.files import read_bytes, write_durably
+from compliance.law.alarm import sound
 from compliance.law.decide import Engine, builtin_packs
 from compliance.law.law_adoption import OpenAdoption, check_in_force
 from compliance.law.law_set import LawSet
@@ -134,7 +135,7 @@ class Standing:
         made = (decision.allow, decision.rule, member, tuple(sorted(decision.packs.items())))
         with self._lock:
             if self._logged.get((member.name, artifact)) != made:
-                log.append("decision", decision_body(decision, 0, member.name))
+                sound(decision, log.append("decision", decision_body(decision, 0, member.name)).index)
                 self._logged[member.name, artifact] = made
         if not decision.allow:
             raise denied(decision, f"{artifact} of {operator.name}")
