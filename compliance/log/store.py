@@ -130,8 +130,9 @@ class LogStore:
             size = tree.size(connection)
             end = size if end is None else end
             self._check_range(start, end, size)
-            found = tree.read(connection, self.origin, start, end)
-            # The filter looks at what was hashed, never at a column that somebody could change to hide an entry.
+            # The filters look at what was hashed, never at a column that somebody could change to hide an entry.
+            marks = [f'"{field}":"{word}"' for field, word in (("study", study), ("kind", kind)) if word is not None]
+            found = tree.read(connection, self.origin, start, end, tuple(mark.encode() for mark in marks))
             return [e for e in found if study in {None, e.study} and kind in {None, e.kind}]
 
     def leaf_hashes(self, size: int | None = None) -> list[bytes]:

@@ -58,6 +58,15 @@ def test_what_was_appended_is_there_after_reopening(path: Path) -> None:
         assert store.entries(7) == []
 
 
+def test_a_body_that_speaks_of_a_kind_or_study_is_not_of_it(path: Path) -> None:
+    with LogStore.open(path, ORIGIN, KEY) as store:
+        store.append("policy", {"kind": "charge", "study": STUDY, "said": f'"kind":"charge","study":"{STUDY}"'})
+        store.append("charge", {"kind": "policy"}, STUDY)
+        assert [e.index for e in store.entries(kind="charge")] == [1]
+        assert [e.index for e in store.entries(study=STUDY)] == [1]
+        assert [e.index for e in store.entries(study="")] == [0]
+
+
 def test_only_the_owner_can_read_the_files(store: LogStore, path: Path) -> None:
     fill(store, 3)
     modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in path.parent.iterdir()}
@@ -194,8 +203,9 @@ def test_fsck_and_reading_name_the_first_bad_entry(path: Path, index: int) -> No
         assert e.value.found != e.value.limit
         with pytest.raises(CheckFailed, match="RSD-5033"):
             store.entry(index)
-        with pytest.raises(CheckFailed, match="RSD-5033"):
-            store.entries()
+        for kind in (None, "roster"):
+            with pytest.raises(CheckFailed, match="RSD-5033"):
+                store.entries(kind=kind)
 
 
 def test_fsck_checks_inner_nodes_and_old_checkpoints(path: Path) -> None:
