@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from compliance.law.vocabulary import (
     COUNTERS,
     DOCUMENT_KINDS,
     METADATA,
+    NAMES_ITS_DESTINATION,
     NEVER_ALLOWED,
     NEVER_LEAVES,
     PURPOSES,
@@ -264,10 +266,19 @@ def test_a_missing_pack_an_expired_one_and_a_group_never_turn_a_denial_into_an_a
     assert before or not _decide(transfer, group="west", group_members=()).allow
 
 
+def _papers(kinds: Iterable[str], party: Party) -> tuple[Document, ...]:
+    """One of each kind that names its recipient, and its destination where the kind must."""
+    there = dict.fromkeys(NAMES_ITS_DESTINATION, party.jurisdiction)
+    return tuple(
+        Document(kind=k, sha256="ef" * 32, expires="2031-01-01", covers=party.name, to_jurisdiction=there.get(k, "*"))
+        for k in kinds
+    )
+
+
 def _supplied(transfer: Transfer, party: Party, missing: tuple[str, ...]) -> Transfer:
     """The leg alone, with exactly what is named as missing."""
     wanted = [k for k in DOCUMENT_KINDS if any(f" {k}" in t for t in missing if t.startswith("a document"))]
-    papers = tuple(Document(kind=k, sha256="ef" * 32, expires="2031-01-01", covers=party.name) for k in wanted)
+    papers = _papers(wanted, party)
     change: dict[str, Any] = {"recipient": party.model_copy(update={"access": ()}), "onward": ()}
     change["documents"] = (*transfer.documents, *papers)
     if any(text.startswith("a guarantee") for text in missing):
@@ -299,9 +310,7 @@ def test_advice_of_any_pack_is_right(pack, transfer):
         return
     advice = advise(pack, facts)
     full = _supplied(transfer, transfer.recipient, ("a guarantee", *(f"counter {c}" for c in COUNTERS)))
-    every = tuple(Document(kind=k, sha256="ef" * 32, expires="2031-01-01", covers="*") for k in KINDS)
-    named = tuple(d.model_copy(update={"covers": transfer.recipient.name}) for d in every)
-    best = full.model_copy(update={"documents": (*full.documents, *every, *named)})
+    best = full.model_copy(update={"documents": (*full.documents, *_papers(KINDS, transfer.recipient))})
     if not advice.missing:
         # Only papers can be supplied in full here: a limit on keys may exclude every place there is.
         same = best.model_copy(update={"guarantees": transfer.guarantees})
