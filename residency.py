@@ -29,6 +29,7 @@ class LazyGroup(click.Group):
         "server": ("server.commands:server", "The federation server."),
         "run": ("server.run_commands:run", "Start and show runs."),
         "release": ("compliance.commands.release:release", "Build and show a release."),
+        "log": ("compliance.commands.log:log", "The transparency log: check, export, compact, witness."),
         "audit": ("compliance.commands.audit:audit", "Explain and replay decisions; how long records are kept."),
         "explain": ("compliance.commands.explain:explain", "What an error code means and what to do."),
         "demo": ("demo.command:demo", "The main job, on real data, on this machine."),

@@ -103,7 +103,7 @@ def read(
         row = rows.fetchone()
         if row is None or row[0] != expected:
             raise _damaged(f"the tree of log {origin} lacks leaf {expected}", "nothing", "32 bytes")
-        data = _hashed(origin, expected, row[1], row[2])
+        data = hashed(origin, expected, row[1], row[2])
         if all(mark in data for mark in marks):
             yield _parsed(origin, expected, data)
 
@@ -145,7 +145,8 @@ def _check_nodes_above(lookup: Subtrees, index: int) -> None:
             raise _damaged(f"node {i} of level {level} is not the hash of its children", stored.hex(), computed.hex())
 
 
-def _hashed(origin: str, index: int, leaf: bytes, data: bytes | None) -> bytes:
+def hashed(origin: str, index: int, leaf: bytes, data: bytes | None) -> bytes:
+    """`data`, if its leaf hash is `leaf`. Raises CheckFailed RSD-5033."""
     found = "nothing" if data is None else merkle.leaf_hash(data).hex()
     if data is None or found != leaf.hex():
         raise _bad_entry(origin, index, found, leaf.hex())

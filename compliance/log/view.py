@@ -1,0 +1,110 @@
+"""Logs as a reader finds them: in a bundle or run folder, in a file of evidence, or in a log.db. Judges nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compliance.canonical import b64decode, parse_json
+from compliance.errors import InputError
+from compliance.files import read_bytes
+from compliance.log import note, tree
+from compliance.log.entry import Entry, decode
+from compliance.log.evidence import LogEvidence
+from compliance.log.read_only import ReadOnlyDatabase, look
+from compliance.validation import load_model
+
+_SQLITE = b"SQLite format 3\x00"
+_LOG = "log.db"
+
+
+@dataclass(frozen=True)
+class LogView:
+    """What can be seen of one log. Entries are those that their leaf hashes commit to; nothing else was checked.
+
+    checkpoints: signed notes with the cosignature lines that are known here, smallest size first; the last may be
+    smaller than the log. whole: every entry of the log can be seen, not only those of one study.
+    """
+
+    origin: str
+    leaf_hashes: Sequence[bytes]
+    checkpoints: tuple[str, ...]
+    entries: Mapping[int, Entry]
+    whole: bool
+
+    @property
+    def member(self) -> str:
+        """Whose log it is, by its origin."""
+        return self.origin.rpartition("/")[2]
+
+    @property
+    def size(self) -> int:
+        """How many entries the log has, seen or not."""
+        return len(self.leaf_hashes)
+
+    def of(self, study: str, *kinds: str) -> list[Entry]:
+        """The entries of a study, of these kinds if any are given, in order."""
+        return [e for e in self.entries.values() if e.study == study and (not kinds or e.kind in kinds)]
+
+
+def read_views(path: Path) -> tuple[LogView, ...]:
+    """The logs at `path`: a bundle or run folder, the home of an agent or operator, a file of evidence, a log.db.
+
+    Raises InputError RSD-2005 (no such file), RSD-9041 (malformed), RSD-5060 (no log there), CheckFailed RSD-5033 and
+    RSD-5035 (an entry is not what was hashed), EnvironmentFault RSD-5030.
+    """
+    if not path.is_dir():
+        return (_file(path),)
+    if (path / _LOG).is_file():
+        return (_database(path / _LOG),)
+    found = sorted((path / "evidence").glob("*.json"))
+    if not found:
+        raise InputError(
+            "RSD-5060",
+            f"{path} holds no log",
+            rule="logs stand in a bundle, a run folder, the evidence of a log, a home, or a log.db",
+            found="neither log.db nor evidence/",
+            limit="one of those",
+            next="give the folder of a bundle, a run or a home, or a file",
+        )
+    return tuple(_file(file) for file in found)
+
+
+def view_of(evidence: LogEvidence, what: str) -> LogView:
+    """The log in a file of evidence. Raises InputError RSD-9041, CheckFailed RSD-5033."""
+    hashes = evidence.hashes()
+    entries: dict[int, Entry] = {}
+    for held in sorted(evidence.entries, key=lambda e: e.index):
+        data = b64decode(held.entry, f"entry {held.index} in {what}")
+        expected = hashes[held.index] if held.index < len(hashes) else b""
+        entries[held.index] = decode(tree.hashed(evidence.origin, held.index, expected, data))
+    notes = (*evidence.earlier, evidence.checkpoint)
+    return LogView(evidence.origin, hashes, notes, entries, len(entries) == len(hashes))
+
+
+def _file(path: Path) -> LogView:
+    data = read_bytes(path, "log")
+    if data.startswith(_SQLITE):
+        return _database(path)
+    what = str(path)
+    return view_of(load_model(LogEvidence, parse_json(data, what), "RSD-9041", what), what)
+
+
+def _database(path: Path) -> LogView:
+    def read(connection: sqlite3.Connection) -> LogView:
+        with ReadOnlyDatabase(path, connection).reading() as reading:
+            origin = str(reading.execute("SELECT origin FROM log").fetchone()[0])
+            size = tree.size(reading)
+            entries = {e.index: e for e in tree.read(reading, origin, 0, size)}
+            return LogView(origin, tree.leaf_hashes(reading, size), _notes(reading), entries, len(entries) == size)
+
+    return look(path, read)
+
+
+def _notes(reading: sqlite3.Connection) -> tuple[str, ...]:
+    signed = {size: note.parse(text) for size, text in reading.execute("SELECT size, note FROM checkpoints")}
+    for size, line in reading.execute("SELECT size, line FROM cosignatures ORDER BY size, name"):
+        signed[size] = note.with_signature(signed[size], note.parse_line(line))
+    return tuple(signed[size].encode() for size in sorted(signed))
