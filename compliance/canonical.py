@@ -18,6 +18,8 @@ Json = Any  # JSON of unknown shape; pydantic models narrow it at every border
 MOST_NESTED: Final = 64  # lists and objects inside each other; what Residency signs needs a dozen
 _TEXT: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: linear whatever the input
 _BRACKETS: Final = re.compile(rb"[\[\]{}]")
+_MOST_INTEGER: Final = 2**53 - 1  # RFC 7493 section 2.2
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def canonical(value: Json) -> bytes:
@@ -25,11 +27,36 @@ def canonical(value: Json) -> bytes:
 
     Floats are refused although RFC 8785 allows them: signed objects hold integers only (milli-eps, micro-clip).
     """
+    if _common(value):
+        try:
+            return _ENCODER.encode(value).encode("utf-8")
+        except UnicodeEncodeError:  # half of a surrogate pair: refused below, by its name
+            pass
     _refuse_floats(value, "$")
     try:
         return rfc8785.dumps(value)
-    except rfc8785.CanonicalizationError as e:
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as e:  # the second: half of a surrogate pair in a key
         raise InputError("RSD-2001", f"this value has no canonical JSON form: {e}", rule="RFC 8785") from e
+
+
+def _common(value: Json) -> bool:
+    """Whether the standard encoder writes `value` as RFC 8785 does: it escapes alike, and sorts ASCII keys alike."""
+    left = [value]
+    while left:
+        one = left.pop()
+        kind = type(one)
+        if kind is dict:
+            if not all(type(key) is str and key.isascii() for key in one):
+                return False
+            left.extend(one.values())
+        elif kind is list or kind is tuple:
+            left.extend(one)
+        elif kind is int:
+            if not -_MOST_INTEGER <= one <= _MOST_INTEGER:
+                return False
+        elif kind is not str and kind is not bool and one is not None:
+            return False
+    return True
 
 
 def _refuse_floats(value: Json, where: str) -> None:
@@ -66,11 +93,10 @@ def parse_json(data: bytes, what: str) -> Json:
     _refuse_depth(data, what)
 
     def no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-        out: dict[str, Json] = {}
-        for key, value in pairs:
-            if key in out:
-                raise ValueError(f"key {key!r} occurs twice")
-            out[key] = value
+        out = dict(pairs)
+        if len(out) != len(pairs):
+            names = [key for key, _ in pairs]
+            raise ValueError(f"key {next(k for k in names if names.count(k) > 1)!r} occurs twice")
         return out
 
     def no_constant(name: str) -> Json:
@@ -89,6 +115,8 @@ def parse_json(data: bytes, what: str) -> Json:
 
 def _refuse_depth(data: bytes, what: str) -> None:
     """Count brackets outside texts; runs before anything that recurses, in one pass over the bytes."""
+    if data.count(b"[") + data.count(b"{") <= MOST_NESTED:
+        return
     steps = (1 if b in b"[{" else -1 for b in _BRACKETS.findall(_TEXT.sub(b"", data)))
     deepest = max(accumulate(steps), default=0)
     if deepest > MOST_NESTED:

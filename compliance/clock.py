@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from compliance.errors import InputError
 
@@ -27,11 +28,18 @@ def time_or_none(text: object) -> datetime | None:
 
 def parse_time(text: str, what: str = "time") -> datetime:
     """Parse `2026-11-21T10:00:00Z` or a date (midnight UTC). Raises InputError RSD-2004."""
+    found = _parsed(text)
+    if found is None:
+        limit = "2026-11-21T10:00:00Z or 2026-11-21"
+        raise InputError("RSD-2004", f"{what} is not a UTC time", rule="RFC 3339", found=text, limit=limit)
+    return found
+
+
+@lru_cache(maxsize=8192)  # the same few texts come back thousands of times: key periods, expiries
+def _parsed(text: str) -> datetime | None:
     for form in ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"):
         try:
             return datetime.strptime(text, form).replace(tzinfo=UTC)
         except ValueError:
             continue
-    raise InputError(
-        "RSD-2004", f"{what} is not a UTC time", rule="RFC 3339", found=text, limit="2026-11-21T10:00:00Z or 2026-11-21"
-    )
+    return None

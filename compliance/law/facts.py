@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 
 from compliance.clock import parse_time
 from compliance.law.model import Document, Guarantees, Party, Transfer
@@ -85,7 +84,7 @@ def _counts(doc: Document, origin: str, recipient: Party, at: datetime) -> bool:
         doc.from_jurisdiction in {origin, "*"}
         and doc.to_jurisdiction in places
         and doc.covers in names
-        and at < _moment(doc.expires)
+        and at < parse_time(doc.expires)
     )
 
 
@@ -97,6 +96,3 @@ def _windows(transfer: Transfer, recipient: str) -> dict[str, Window]:
             other = found.get(count.counter, Window(0, frozenset()))
             found[count.counter] = Window(max(count.at_most, other.at_most), other.categories.union(count.categories))
     return found
-
-
-_moment = lru_cache(maxsize=4096)(parse_time)
