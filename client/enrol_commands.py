@@ -15,7 +15,7 @@ from compliance.clock import now, rfc3339
 from compliance.errors import InputError, UsageError
 from compliance.files import read_bytes, write_durably
 from compliance.identity import load_public
-from compliance.trust.enrol import open_invitation
+from compliance.trust.enrol import Invitation, open_invitation
 
 
 @click.command("enroll")
@@ -62,17 +62,23 @@ def _enrol(home: Path, file: Path, out: Path | None, days: int, people: tuple[Pa
         raise InputError("RSD-1234", f"{out} exists already", next="choose another --out")
     until = rfc3339(now() + timedelta(days=days))
     request = enrolment.enrol(home, file, load_public(signatory), load_public(dpo), until)
+    invitation = open_invitation(read_bytes(file, "invitation"), str(file))
+    return _hand_over(AgentHome(home), invitation, request, out)
+
+
+def _hand_over(home: AgentHome, invitation: Invitation, request: bytes, out: Path | None) -> list[str]:
+    """Decide, and only then write the request for the operator, or send it and install the certificate."""
+    from client import enrolment, first_contact, governance  # noqa: PLC0415 - loads gRPC and the law engine
+
+    first_contact.decide_request(home, invitation)
     if out is not None:
         write_durably(out, request)
-        return [f"keys made in {home}; send {out} to the operator"]
-    from client import governance  # noqa: PLC0415 - loads gRPC
-
-    invitation = open_invitation(read_bytes(file, "invitation"), str(file))
+        return [f"keys made in {home.path}; send {out} to the operator"]
     ca = invitation.ca_pem.encode("ascii")
     issued = governance.enrol(invitation.enrolment, ca, invitation.token, request)
-    made = enrolment.install_certificate(AgentHome(home), issued)
+    made = enrolment.install_certificate(home, issued)
     return [
-        f"keys made in {home}; the operator has the request",
+        f"keys made in {home.path}; the operator has the request",
         f"certificate installed, until {rfc3339(made.not_after)}",
         "next  the doors open once the trust file lists this site: residency agent enroll --trust FILE",
     ]

@@ -204,9 +204,14 @@ class AgentHome:
         """The agent's own key."""
         return load_signer(self.path / "keys" / "agent.key")
 
+    @property
+    def log_file(self) -> Path:
+        """The file of this site's transparency log."""
+        return self.path / "log.db"
+
     def log(self, anchor: Anchor, signer: Signer) -> LogStore:
         """This site's transparency log."""
-        return LogStore.open(self.path / "log.db", anchor.trust.log_origin(self.config.site), signer.private)
+        return LogStore.open(self.log_file, anchor.trust.log_origin(self.config.site), signer.private)
 
     def witness(self, anchor: Anchor, signer: Signer) -> WitnessStore:
         """What this site has cosigned of the others' logs."""

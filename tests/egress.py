@@ -132,9 +132,7 @@ WAYS: Final[dict[Place, Way]] = {
     ),
     ("client/contribution.py", "_send", "Reply"): Way(("dp_update", "log_checkpoint"), "client.contribution:_send"),
     ("client/doctor.py", "ask_server", "status"): Way(("conformance_report",), "client.doctor:ask_server"),
-    ("client/enrol_commands.py", "_enrol", "enrol"): Way(
-        why="a person's command before there is a law set: public keys, names of the institution, one token"
-    ),
+    ("client/enrol_commands.py", "_hand_over", "enrol"): Way(("answer",), "client.enrol_commands:_hand_over"),
     ("client/evaluation.py", "_send", "Reply"): Way(("metric", "log_checkpoint"), "client.evaluation:_send"),
     ("client/fleet.py", "", "import ssl"): TYPES,
     ("client/fleet.py", "Fleet.__init__", "FleetHttpClient"): UPKEEP,
@@ -237,6 +235,7 @@ WAYS: Final[dict[Place, Way]] = {
 # How code asks for a decision: what a deciding function must call, and before it sends, if it sends itself.
 DECIDERS: Final = _words(
     """
+    first_contact.decide_request
     site.let_out decide_all standing.check joined.standing.check self._standing.check decided config.tellable
     r.gatekeeper.judge r.gatekeeper.closed_to
     """

@@ -17,7 +17,7 @@ from compliance.files import read_bytes, sync_folder
 from compliance.identity import Signer, load_signer
 from compliance.log.store import LogStore
 from compliance.trust.enrol import Consortium, Invited, claimed_invitation
-from compliance.trust.root import Anchor, load_anchor
+from compliance.trust.root import Anchor, load_anchor, log_origin
 from compliance.validation import load_model
 
 _TLS: Final = ("ca.crt", "ca.key", "server.crt", "server.key")
@@ -115,7 +115,7 @@ class OperatorHome:
     def record(self, body: dict[str, Json], kind: str = "consortium") -> int:
         """Write an act of the operator into its log; the entry's index. It is on disk on return."""
         config, signer = self.config(), self.signer()
-        with LogStore.open(self.log_file, f"residency/{config.name}/{config.operator.name}", signer.private) as log:
+        with LogStore.open(self.log_file, log_origin(config.name, config.operator.name), signer.private) as log:
             return log.append(kind, body).index
 
     def invitation_of(self, request: bytes, what: str) -> Invited:

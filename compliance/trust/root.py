@@ -99,7 +99,7 @@ class Trust(Frozen):
 
     def log_origin(self, name: str) -> str:
         """C2SP origin of the log of a member."""
-        return f"residency/{self.consortium}/{name}"
+        return log_origin(self.consortium, name)
 
     def witness_name(self, name: str) -> str:
         """Name under which a member cosigns the others' checkpoints, with its agent (or operator) key."""
@@ -123,6 +123,11 @@ class Trust(Frozen):
                 next="enrol the member again, and install the next trust file",
             )
         return max(valid, key=lambda k: (parse_time(k.not_before), k.keyid))
+
+
+def log_origin(consortium: str, name: str) -> str:
+    """C2SP origin of the log of a member, also before there is a trust file."""
+    return f"residency/{consortium}/{name}"
 
 
 @dataclass(frozen=True)
