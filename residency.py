@@ -71,8 +71,13 @@ def _unavailable(name: str, missing: str) -> click.Command:
     return absent
 
 
-# The agent's dry run by name: `study check --home` may call it, and compliance imports no agent.
-_SETTINGS = {"help_option_names": ["-h", "--help"], "obj": {"dry_run": "client.dry_run:dry_run"}}
+# Parts of agent and server by name: commands of compliance may call them, and compliance imports neither.
+_PARTS = {
+    "dry_run": "client.dry_run:dry_run",
+    "clear_agent": "client.handing_out:clear",
+    "clear_operator": "server.handing_out:clear",
+}
+_SETTINGS = {"help_option_names": ["-h", "--help"], "obj": _PARTS}
 
 
 @click.command(cls=LazyGroup, context_settings=_SETTINGS)

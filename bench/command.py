@@ -63,29 +63,25 @@ def recipe(runs: int, head_only: bool, pooled: bool, changes: str, cache: Path |
     return Result({"accuracy": accuracy, "auc": auc, "runs": found}, lines)
 
 
-@bench.command()
+@bench.command("log")
+@click.option(
+    "--dir", "folder", type=click.Path(path_type=Path, file_okay=False), help="On which disk (default: temp)."
+)
+@click.option("--short", is_flag=True, help="A small log and few turns: shows the form, not the figures.")
 @command("residency.bench.log/1")
-def log() -> Result:
-    """Durable appends a second to a log, one by one and a hundred at once, on this disk.
+def log_(folder: Path | None, short: bool) -> Result:
+    """Durable appends a second beside bare SQLite, the check of a log of a million, a proof from it, a desk page.
+
+    About ten minutes and 1 GB; other load on the machine shows in the samples.
 
     \b
     Example: residency bench log --json
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415
+    from bench.log import FULL, SHORT, lines, measure  # noqa: PLC0415 - loads the log
 
-    from compliance.log.store import Draft, LogStore  # noqa: PLC0415
-
-    body = {"round": 1, "attempt": 1, "update_sha256": "0" * 64}
-    with tempfile.TemporaryDirectory() as folder:
-        opened = LogStore.open(Path(folder) / "log.db", "bench.example/log", Ed25519PrivateKey.generate())
-        with opened as store:
-            one = _timed(50, lambda: store.append("commit", body))
-            many = _timed(10, lambda: store.append_many([Draft("commit", body)] * 100))
-    fields = {
-        "appends_per_s": _spread([1 / t for t in one]),
-        "appends_per_s_in_hundreds": _spread([100 / t for t in many]),
-    }
-    return Result(fields, [f"{name}: {value}" for name, value in fields.items()])
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        found = measure(SHORT if short else FULL, Path(made), lambda text: click.echo(text, err=True))
+    return Result(found, lines(found))
 
 
 @bench.command()

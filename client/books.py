@@ -7,6 +7,7 @@ from compliance.canonical import Json
 from compliance.errors import Refused, ResidencyError
 from compliance.identity import Signer
 from compliance.log import merkle
+from compliance.log.alarms import of_error, raise_alarm
 from compliance.log.checkpoint import open_signed
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
@@ -76,7 +77,7 @@ class Books:
         size = self.log.size
         self._seen.add(seen.size)
         if seen.size > size or merkle.root(self.log.leaf_hashes(seen.size)) != seen.root:
-            raise Refused(
+            refusal = Refused(
                 "RSD-1225",
                 "this site's log is older than the one that others have seen, or another one",
                 rule="a restored home may not spend again",
@@ -84,3 +85,5 @@ class Books:
                 limit=f"a continuation of {seen.size} entries",
                 next="restore the newest home; if it is lost, retire the data source with the DPO's advice",
             )
+            raise_alarm(self.log, of_error(refusal, self.log.origin))
+            raise refusal

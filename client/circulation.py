@@ -109,7 +109,7 @@ class Circulation:
             self._known = reply.known
         for line in self._lines(reply):
             if self._kept.get(line.witness) != line:
-                self._try(partial(keep, self._books, line), line.line, found)
+                self._try(partial(keep, self._books, line, ""), line.line, found)
                 self._kept[line.witness] = line
         told = False
         for offer in self._offers(reply):

@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from client.backup_commands import backup, restore
 from client.command_options import HOME, at_home
 from client.data_commands import dataset, model
 from client.doctor_commands import doctor
@@ -19,6 +20,7 @@ from client.ledger_commands import ledger
 from client.link_commands import deliver
 from client.subject_commands import subject
 from compliance.cli import Result, command, emit_error, emit_json, table
+from compliance.clock import now
 from compliance.errors import ResidencyError
 
 
@@ -112,19 +114,20 @@ def _serve_site(home: Path, stop: threading.Event, threads: int | None, memory_m
 @HOME
 @command("residency.agent.status/1")
 def status(home: Path) -> Result:
-    """What is installed, registered, proposed, and on its way to the operator.
+    """What is installed, registered, proposed, and on its way to the operator; and the alarms of the log.
 
     \b
     Example: residency agent status --home /srv/residency
     """
     from client.link_view import link_fields  # noqa: PLC0415 - loads the law engine
+    from compliance.log.alarms import alarms_of, standing  # noqa: PLC0415
 
     opened = at_home(home)
     config, registry = opened.config, opened.registry()
     anchor = opened.anchor()
     policy, law_set = opened.policy(anchor), opened.law(anchor).law_set
     with opened.log(anchor, opened.signer()) as log:
-        size = log.size
+        size, alarms = log.size, standing(alarms_of(log), now())
     fields = {
         "site": config.site,
         "jurisdiction": config.jurisdiction,
@@ -139,15 +142,18 @@ def status(home: Path) -> Result:
         "datasets": [d.model_dump(mode="json", exclude={"sha256", "nonce"}) for d in registry.datasets],
         "models": [m.model_dump(mode="json") for m in registry.models],
         "log_entries": size,
+        "alarms": [a.as_json() for a in alarms],
         **link_fields(home),
     }
     rows = [[k, len(v) if isinstance(v, list) else v] for k, v in fields.items() if not isinstance(v, dict)]
     link = fields["governance"]
     rows.append(["governance", " ".join([link["state"], link.get("since", ""), link.get("error", {}).get("code", "")])])
-    return Result(fields, table(["agent", ""], rows))
+    return Result(fields, [*table(["agent", ""], rows), *(a.line() for a in alarms)])
 
 
 agent.add_command(enroll)
+agent.add_command(backup)
+agent.add_command(restore)
 agent.add_command(dataset)
 agent.add_command(model)
 agent.add_command(ledger)

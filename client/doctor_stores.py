@@ -23,11 +23,13 @@ from compliance.doctor import Check, Fact, Limits, Unmet, examine
 from compliance.errors import CheckFailed
 from compliance.files import read_bytes
 from compliance.law.law_set import LawSet
+from compliance.log.alarms import alarms_of
 from compliance.log.read_only import look, look_at_log
 from compliance.log.store import LogStore
 from compliance.privacy.ledger import Ledger
 from compliance.software import VERSION
 from compliance.study import Study, open_study
+from compliance.trust.witnesses import owners, witness_keys
 
 T = TypeVar("T")
 Charged = tuple[str, int, str]  # data source, sequence number, head of the chain after it
@@ -118,6 +120,8 @@ class Stores:
         """Log, cosignatures, ledger and counters, and that these two hold what the log says of them."""
         yield from examine("log", self._whole.get)
         yield from examine("cosignatures", self._cosigned)
+        yield from examine("alarms", self._alarms)
+        yield from examine("other logs", self._others)
         yield from examine("ledger", self._ledger)
         yield from examine("counters", self._counters)
 
@@ -142,9 +146,20 @@ class Stores:
         self._whole.need()
         if not (self._d.path / "log.db").exists():
             raise Unmet("there is no log.db")
-        keys = doctor_facts.witness_keys(self._d.anchor.need().trust, self._d.config.need().site)
+        keys = witness_keys(self._d.anchor.need().trust, self._d.config.need().site, self._d.at)
         found = self._look(lambda log: doctor_facts.log_facts(log, keys))
         return doctor.cosigned("cosignatures", found, self._d.at, self._d.limits)
+
+    def _alarms(self) -> Check:
+        self._whole.need()
+        if not (self._d.path / "log.db").exists():
+            raise Unmet("there is no log.db")
+        return doctor_facts.alarms_check(self._look(alarms_of), self._d.at)
+
+    def _others(self) -> Check:
+        site, known = self._d.config.need().site, owners(self._d.anchor.need().trust)
+        origins = sorted(origin for origin, member in known.items() if member != site)
+        return doctor_facts.others_check(self._d.path / "witness.db", origins, self._d.at)
 
     def _counters(self) -> Check:
         known = self._noted.need() if (self._d.path / "log.db").exists() else (0, "")

@@ -36,7 +36,7 @@ def decide_request(home: AgentHome, invitation: Invitation) -> None:
     with LogStore.open(home.log_file, log_origin(config.consortium, config.site), home.signer().private) as log:
         refuse_set_back(log, transfer.at)
         decision = _engine().decide(transfer)
-        sound(decision, log.append("decision", decision_body(decision, 0, operator.name)).index)
+        sound(log, decision, log.append("decision", decision_body(decision, 0, operator.name)).index)
     if not decision.allow:
         raise denied(decision)
 

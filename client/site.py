@@ -84,7 +84,7 @@ class Site(Books):
     def _log_decision(self, case: Case, decision: Decision, round_: int) -> EntryRef:
         body = decision_body(decision, round_, decision.transfer.recipient.name)
         entry = self.record("decision", body, case.digest)
-        sound(decision, entry.index)
+        sound(self.log, decision, entry.index, case.digest)
         return entry
 
     def check_ledger(self) -> None:

@@ -41,7 +41,7 @@ class Standing:
         made = (decision.allow, decision.rule, books.anchor.digest, tuple(sorted(decision.packs.items())))
         if self._logged.get((artifact, study)) != made:
             entry = books.record("decision", _entry(decision), "")  # of no study: a run's entries are those of the run
-            sound(decision, entry.index)
+            sound(books.log, decision, entry.index)
             self._logged[artifact, study] = made
         if not decision.allow:
             raise denied(decision)

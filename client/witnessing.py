@@ -11,12 +11,14 @@ from client.contribution import Committed
 from client.site import Site
 from compliance.canonical import parse_canonical
 from compliance.clock import now, parse_time, rfc3339
-from compliance.errors import Refused, ResidencyError
+from compliance.errors import CheckFailed, Refused, ResidencyError
 from compliance.files import read_bytes, write_durably
 from compliance.identity import countersign, parse_envelope
 from compliance.log import checkpoint
+from compliance.log.alarms import add_cosignature, of_checkpoint, raise_alarm
 from compliance.messages import CheckpointOffer, CosignedLine, WitnessReply, WitnessRequest, encode
 from compliance.roster import SCHEMA, Roster
+from compliance.trust.witnesses import owners, witness_keys
 from compliance.validation import load_model
 from strategies.wire import Reply
 
@@ -29,7 +31,7 @@ def witness(site: Site, message: WitnessRequest) -> Reply:
     refused: list[str] = []
     for line in message.cosigned:
         try:
-            keep(site, line)
+            keep(site, line, case.digest)
         except ResidencyError as e:
             site.record_refusal(e, case.digest)
             refused.append(f"cosignature by {line.witness}: {e}"[:1000])
@@ -58,33 +60,40 @@ def witness(site: Site, message: WitnessRequest) -> Reply:
     return Reply(encode(reply))
 
 
-def keep(site: Books, line: CosignedLine) -> None:
+def keep(site: Books, line: CosignedLine, study: str) -> None:
     """Store a cosignature on this site's own log; one that does not verify, or is of another log, is an error."""
     if line.origin != site.log.origin:
         raise Refused("RSD-1222", "a cosignature of another log", found=line.origin, limit=site.log.origin)
-    trust = site.anchor.trust
-    names = [trust.operator.name, *(s.name for s in trust.sites)]
-    keys = {trust.witness_name(n): trust.log_key(n).key() for n in names if n != site.name}
-    site.log.add_cosignature(line.size, line.line, keys)
+    keys = witness_keys(site.anchor.trust, site.name, now())
+    add_cosignature(site.log, line.size, line.line, keys, study)
 
 
 def cosign(site: Books, offer: CheckpointOffer, study: str) -> CosignedLine:
-    """Cosign a member's checkpoint as a continuation of the one cosigned before; logged."""
+    """Cosign a member's checkpoint as a continuation of the one cosigned before; logged.
+
+    What speaks against the other log is an alarm in this one.
+    """
     trust = site.anchor.trust
-    owners = {trust.log_origin(n): n for n in [trust.operator.name, *(s.name for s in trust.sites)]}
-    owner = owners.get(offer.origin)
+    known = owners(trust)
+    owner = known.get(offer.origin)
     if owner is None or owner == site.name:
         raise Refused(
             "RSD-1223",
             "this log is not one that this site witnesses",
             rule="a site cosigns the logs of the other members",
             found=offer.origin,
-            limit=", ".join(sorted(o for o, n in owners.items() if n != site.name)),
+            limit=", ".join(sorted(o for o, n in known.items() if n != site.name)),
         )
     key = trust.log_key(owner).key()
     last = site.witness.last(offer.origin)
     old_size = last[0] if last else 0
-    done = site.witness.cosign(offer.note, key, old_size, offer.proof(old_size), origin=offer.origin)
+    try:
+        done = site.witness.cosign(offer.note, key, old_size, offer.proof(old_size), origin=offer.origin)
+    except CheckFailed as e:
+        told = of_checkpoint(e, offer.origin, proved=str(old_size) in offer.proofs, direct=False)
+        if told is not None:
+            raise_alarm(site.log, told, study)
+        raise
     signed = checkpoint.open_signed(offer.note, key, offer.origin).checkpoint
     site.record("cosign", {"origin": offer.origin, "size": signed.size, "root": signed.root.hex()}, study)
     return CosignedLine(origin=offer.origin, size=done.size, witness=site.witness.name, line=done.line)

@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import Any, Final
 
 import rfc8785
+from pydantic_core import from_json
 
 from compliance.errors import InputError
 
@@ -19,6 +20,7 @@ MOST_NESTED: Final = 64  # lists and objects inside each other; what Residency s
 _TEXT: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: linear whatever the input
 _BRACKETS: Final = re.compile(rb"[\[\]{}]")
 _MOST_INTEGER: Final = 2**53 - 1  # RFC 7493 section 2.2
+_UNUSUAL_NUMBER: Final = re.compile(rb"(?:[:,\[]|\A)-?[0-9]+(?:[.eE]|(?<=[0-9]{16}))")  # also looks like one in a text
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
@@ -83,6 +85,21 @@ def parse_canonical(data: bytes, what: str) -> Json:
             next="obtain the file again, as it was signed",
         )
     return value
+
+
+def is_canonical(data: bytes) -> bool:
+    """Whether `parse_canonical` would take `data`; faster, where it is as usual."""
+    usual = data.isascii() and data.count(b"[") + data.count(b"{") <= MOST_NESTED
+    if usual and not _UNUSUAL_NUMBER.search(data):
+        try:  # a key that occurs twice is written once, and so found out
+            return _ENCODER.encode(from_json(data, allow_inf_nan=False)).encode("ascii", "replace") == data
+        except ValueError:
+            return False
+    try:
+        parse_canonical(data, "JSON")
+    except InputError:
+        return False
+    return True
 
 
 def parse_json(data: bytes, what: str) -> Json:

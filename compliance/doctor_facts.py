@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import ssl
 import stat
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,18 +18,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from compliance import doctor
-from compliance.clock import parse_time
+from compliance.clock import parse_time, rfc3339
 from compliance.counting import check_holds
 from compliance.doctor import Check, LogFacts, Unmet
 from compliance.errors import InputError
 from compliance.files import read_bytes
-from compliance.law.alarm import disagreements
 from compliance.law.counters import Counters
+from compliance.log import witness
+from compliance.log.alarms import SILENT, STANDS, Alarm, of_silence, standing
 from compliance.log.cosign import WitnessKeys, cosigners
 from compliance.log.note import parse
 from compliance.log.read_only import ReadOnlyDatabase, look
 from compliance.log.store import LogStore
-from compliance.trust.root import Trust
 
 _DOOR_LIMIT_S: Final = 5.0
 _CGROUP: Final = Path("/sys/fs/cgroup")
@@ -176,16 +177,6 @@ def door(address: str, ca: Path, identity: tuple[Path, Path] | None = None, limi
         return DoorFacts(address, reached, error=getattr(e, "strerror", None) or str(e) or type(e).__name__)
 
 
-def witness_keys(trust: Trust, owner: str) -> WitnessKeys:
-    """The keys of all members but `owner`, by the name under which each cosigns."""
-    names = [s.name for s in (*trust.sites, trust.operator) if s.name != owner]
-    keys = {}
-    for name in names:
-        with suppress(InputError):  # a member without a valid key today cosigns nothing
-            keys[trust.witness_name(name)] = trust.log_key(name).key()
-    return keys
-
-
 def log_facts(log: LogStore, keys: WitnessKeys) -> LogFacts:
     """Where the newest checkpoint stands that a member with one of `keys` cosigned, among the last few."""
     size, cosigned_size, last = log.size, 0, None
@@ -203,6 +194,30 @@ def _second(at: int | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
 
 
+def alarms_check(found: Iterable[Alarm], at: datetime) -> Check:
+    """Fails while an alarm stands."""
+    seen = standing(found, at)
+    if not seen:
+        return Check("alarms", "ok", "none stands", f"none in {STANDS.days} days")
+    told = "; ".join(f"{a.title}, {a.about} (entry {a.index}, {a.code})" for a in seen)
+    advice = "residency explain CODE; it is told until 30 days are over, whatever was done about it"
+    return Check("alarms", "fail", f"{len(seen)}: {told}", f"none in {STANDS.days} days", advice)
+
+
+def others_check(path: Path, origins: Sequence[str], at: datetime) -> Check:
+    """When each of these logs was last seen to grow, by the witness memory at `path`; one too long ago is a warning."""
+    seen: dict[str, datetime | None] = {}
+    if path.exists():
+        seen = {s.origin: _second(s.at) for s in look(path, witness.seen)}
+    known = {origin: when for origin in origins if (when := seen.get(origin)) is not None}
+    quiet = [f"{o} {rfc3339(when)}" for o, when in known.items() if of_silence(o, when, at, when, SILENT)]
+    limit = f"each seen to grow in {SILENT.total_seconds() / 3600:g} h"
+    if not quiet:
+        return Check("other logs", "ok", f"{len(known)} of {len(origins)} were ever shown here; none is silent", limit)
+    advice = "ask those members whether their agents run; in a run it becomes an alarm"
+    return Check("other logs", "warn", f"silent since: {', '.join(quiet)}", limit, advice)
+
+
 def counters_check(path: Path, head: tuple[int, str]) -> Check:
     """The counters of persons at `path`: whole, and holding the newest head that the log knows. No number is told."""
     if not path.exists():
@@ -218,15 +233,8 @@ def counters_check(path: Path, head: tuple[int, str]) -> Check:
 
 
 def log_check(log: LogStore, *, whole: bool) -> Check:
-    """A log that can be read, continues what it signed and, read whole, holds no disagreement of the law's evaluators.
-
-    Raises CheckFailed that names the first bad part.
-    """
+    """A log that can be read and continues what it signed. Raises CheckFailed that names the first bad part."""
     size = log.fsck() if whole else log.size
     if size and not whole:
         log.entry(size - 1)
-    if whole and (entries := disagreements(log)):
-        told = f"the evaluators of the law disagreed: entry {', '.join(map(str, entries))}"
-        advice = "report it, with the entry: one of the evaluators has a defect; nothing left by that decision"
-        return Check("log", "fail", told, "evaluators that agree", advice)
     return Check("log", "ok", f"{size} entries{', all hashed again' if whole else ''}")

@@ -187,7 +187,7 @@ class Envelope:
             if keyid not in keys:
                 continue
             try:
-                keys[keyid].verify(sig, _pae(self.payload_type, self.payload))
+                keys[keyid].verify(sig, pae(self.payload_type, self.payload))
             except InvalidSignature as e:
                 raise CheckFailed(
                     "RSD-6006",
@@ -201,7 +201,8 @@ class Envelope:
         return good
 
 
-def _pae(payload_type: str, payload: bytes) -> bytes:
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """What a DSSE signature is over: the pre-authentication encoding of protocol.md v1.0.2."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
@@ -221,7 +222,7 @@ def seal(statement: Json, *signers: Signer) -> Envelope:
 
 def countersign(envelope: Envelope, signer: Signer) -> Envelope:
     """The same statement with one more signature; signing twice with one key changes nothing."""
-    sig = signer.private.sign(_pae(envelope.payload_type, envelope.payload))
+    sig = signer.private.sign(pae(envelope.payload_type, envelope.payload))
     kept = {k: s for k, s in envelope.signatures if k != signer.identity.keyid}
     kept[signer.identity.keyid] = sig
     return Envelope(envelope.payload_type, envelope.payload, tuple(sorted(kept.items())))

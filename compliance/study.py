@@ -127,9 +127,14 @@ class EvaluationTerms(Frozen):
 
 
 class Quorum(Frozen):
-    """Fewer contributing sites than this in a round, and the run fails."""
+    """`sites`: fewer contributing sites than this in a round, and the run fails.
+
+    `witnesses`: at least so many cosign the last checkpoint of every log that a release shows, neither the log's owner
+    nor the operator among them; else there is no release.
+    """
 
     sites: int = Field(ge=2, le=1000)
+    witnesses: int = Field(default=1, ge=1, le=1000)
 
 
 class Software(Frozen):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from compliance.canonical import canonical
 from compliance.errors import ResidencyError
 from compliance.identity import Envelope, parse_envelope
-from compliance.log.evidence import build_evidence, closing_body
+from compliance.log.alarms import SILENT
+from compliance.log.evidence import LogEvidence, build_evidence, closing_body
 from compliance.messages import CloseReply, CloseRequest, WitnessReply, WitnessRequest, decode, encode
 from compliance.roster import Roster
+from server import quorum
 from server.grid import Answer
 from server.rounds import merge_signatures
 from server.run_folder import damaged
@@ -22,12 +25,15 @@ SHORT_LIMIT_S = 120.0
 EVIDENCE_PATIENCE_S = 120.0  # an agent that is being restarted holds evidence without which there is no release
 
 
-def witness(r: Run, members: tuple[str, ...], round_: int | None) -> None:
+def witness(r: Run, members: tuple[str, ...], round_: int | None, *, outside: bool = True) -> None:
     """Have the members countersign the round's roster (None: no roster) and cosign each other's checkpoints.
 
     A contributor that is away is waited for: without its signature there is no release. Asked again after a crash, a
-    site signs the same roster again, and no other.
+    site signs the same roster again, and no other. `outside`: what is shown now is shown to outside witnesses first.
     """
+    r.desk.begin_turn()
+    if outside:
+        _ask_outside(r, at_once=round_ is None)
     found = _roster(r, round_) if round_ is not None else None
     text = found[1].encode().decode("utf-8") if found else None
     wanted = {w.site for w in found[0].rows if w.outcome == "contributed"} if found else set()
@@ -40,6 +46,13 @@ def witness(r: Run, members: tuple[str, ...], round_: int | None) -> None:
             signed[site] = countersigned
     if round_ is not None and text is not None:
         r.folder.write_roster(round_, merge_signatures(r.anchor, text.encode("utf-8"), signed))
+    r.desk.tell_silence(members, r.since, SILENT + timedelta(seconds=r.study.round_deadline_s))
+
+
+def _ask_outside(r: Run, *, at_once: bool) -> None:
+    """The outside witnesses cosign what is shown; one that fails is an event, and stops nothing."""
+    for address, error in r.desk.ask_outside(r.outside, at_once=at_once):
+        r.folder.event("unwitnessed", witness=address, error=error.as_json())
 
 
 def _witness_request(r: Run, site: str, roster: str | None) -> Request:
@@ -99,10 +112,32 @@ def close(r: Run) -> None:
     gave = {row.site for roster, _ in rosters for row in roster.rows if row.outcome == "contributed"}
     shown = (*members, *(s for s in left_out if s in gave))  # removed after a contribution, and let in again
     witness(r, shown, None)  # they cosign the closed logs
-    witness(r, shown, None)  # and get their own cosignatures back
-    for site, reply in close_at(r, shown, digests, EVIDENCE_PATIENCE_S).items():
-        r.folder.write_evidence(site, reply.evidence)
-    r.folder.write_evidence(r.anchor.trust.operator.name, own_evidence(r))
+    witness(r, shown, None, outside=False)  # and get their own cosignatures back
+    replies = close_at(r, shown, digests, EVIDENCE_PATIENCE_S)
+    texts = {site: reply.evidence for site, reply in replies.items()}
+    _write_evidence(r, {**texts, r.anchor.trust.operator.name: own_evidence(r)})
+
+
+def _write_evidence(r: Run, texts: dict[str, str]) -> None:
+    """The evidence, with what the outside witnesses cosign of it; logs below the study's quorum are told."""
+    held: dict[str, LogEvidence] = {}
+    for member, text in texts.items():
+        r.folder.write_evidence(member, text)
+        try:
+            held[member] = quorum.of_member(r.anchor.trust, member, text)
+        except ResidencyError as e:
+            r.folder.event("no_evidence", site=member, error=e.as_json())
+    if r.cancelled():
+        return
+    trust, wanted = r.anchor.trust, r.study.quorum.witnesses
+    cosigned, errors = quorum.completed(r.outside, trust, wanted, held)
+    for address, error in errors:
+        r.folder.event("unwitnessed", witness=address, error=error.as_json())
+    for member, evidence in cosigned.items():
+        if evidence != held[member]:
+            r.folder.write_evidence(member, quorum.encoded(evidence))
+    for member, error in quorum.shortfalls(trust, wanted, cosigned).items():
+        r.folder.event("below_witness_quorum", site=member, error=error.as_json())
 
 
 def _roster(r: Run, number: int) -> tuple[Roster, Envelope]:

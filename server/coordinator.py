@@ -27,6 +27,8 @@ from server.gatekeeper import Gatekeeper
 from server.grid import Answer, FastGrid
 from server.law import operator_engine
 from server.members import Members
+from server.outside_witnesses import OutsideWitnesses
+from server.quorum import check_possible
 from server.rounds import Rounds
 from server.run_folder import RunFolder, active_run
 from server.run_state import Cause, Phase, end_of
@@ -59,7 +61,9 @@ class Run:
         self.log: LogStore = stack.enter_context(LogStore.open(home / "log.db", origin, self.signer.private))
         name = trust.witness_name(trust.operator.name)
         witness_store = stack.enter_context(WitnessStore(home / "witness.db", name, self.signer.private))
-        self.desk = WitnessDesk(self.anchor, self.log, witness_store)
+        self.desk = WitnessDesk(self.anchor, self.log, witness_store, self.digest)
+        self.outside = OutsideWitnesses(home, trust)
+        self.since = now()
         self.standing: _Standing = Members(home)
         self.nodes = folder.nodes()
         tally = Tally(home / "counters.db", self.log)
@@ -199,6 +203,7 @@ def join(r: Run) -> None:
     members = tuple(s.name for s in r.study.sites if s.name in allowed)
     left_out = {name: Cause.of(v.error, v.entries) for name, v in verdicts.items()}
     check_quorum(r, members, {**absent, **left_out}, "joined and may be sent the model")
+    check_possible(r.anchor.trust, members, r.study.quorum.witnesses)
     r.folder.write_layout(joined[members[0]].layout)
     r.folder.event("joined", sites=list(members))
     r.move("joined", members=members, allowed=allowed, absent=absent, left_out=left_out)

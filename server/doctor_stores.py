@@ -15,11 +15,13 @@ from compliance.counting import noted
 from compliance.doctor import Check, Fact, Limits, Unmet, examine
 from compliance.files import read_bytes
 from compliance.identity import media_type, parse_envelope
+from compliance.log.alarms import alarms_of
 from compliance.log.read_only import look_at_log
 from compliance.log.store import LogStore
 from compliance.pki import read_site_certificate
 from compliance.study import Study, open_study
 from compliance.trust.enrol import Invited
+from compliance.trust.witnesses import witness_keys
 from server.doctor import Doctor
 
 T = TypeVar("T")
@@ -39,6 +41,8 @@ class Stores:
         """Log, cosignatures and counters."""
         yield from examine("log", self._whole.get)
         yield from examine("cosignatures", self._cosigned)
+        yield from examine("alarms", self._alarms)
+        yield from examine("other logs", self._others)
         yield from examine("counters", self._counters)
 
     def log_end(self) -> list[Check]:
@@ -60,9 +64,18 @@ class Stores:
 
     def _cosigned(self) -> Check:
         self._whole.need()
-        keys = doctor_facts.witness_keys(self._d.anchor.need().trust, self._d.config.need().operator.name)
+        keys = witness_keys(self._d.anchor.need().trust, self._d.config.need().operator.name, self._d.at)
         found = self._look(lambda log: doctor_facts.log_facts(log, keys))
         return doctor.cosigned("cosignatures", found, self._d.at, self._d.limits)
+
+    def _alarms(self) -> Check:
+        self._whole.need()
+        return doctor_facts.alarms_check(self._look(alarms_of), self._d.at)
+
+    def _others(self) -> Check:
+        trust = self._d.anchor.need().trust
+        origins = [trust.log_origin(s.name) for s in trust.sites]
+        return doctor_facts.others_check(self._d.path / "witness.db", origins, self._d.at)
 
     def _counters(self) -> Check:
         known = self._noted.need() if self._d.home.log_file.exists() else (0, "")

@@ -64,7 +64,7 @@ class Gatekeeper:
         if counted and decision.allow:
             self._tally.record(decision, source, persons)
         added = self._log.append("decision", decision_body(decision, 0, recipient.name), self._digest)
-        sound(decision, added.index)
+        sound(self._log, decision, added.index, self._digest)
         return decision, EntryRef(origin=self._log.origin, index=added.index, leaf=added.leaf_hash.hex())
 
     def _persons(self, origins: Iterable[str]) -> tuple[str, int]:

@@ -135,7 +135,8 @@ class Standing:
         made = (decision.allow, decision.rule, member, tuple(sorted(decision.packs.items())))
         with self._lock:
             if self._logged.get((member.name, artifact)) != made:
-                sound(decision, log.append("decision", decision_body(decision, 0, member.name)).index)
+                added = log.append("decision", decision_body(decision, 0, member.name))
+                sound(log, decision, added.index)
                 self._logged[member.name, artifact] = made
         if not decision.allow:
             raise denied(decision, f"{artifact} of {operator.name}")

@@ -40,7 +40,8 @@ def run() -> None:
 def run_start(study: Path, home: Path, answers: Path | None, bundle: Path | None, detach: bool) -> Result:
     """Hand a run to the server, show its events, and wait for its end. Exit 8 when it fails, with each site's reason.
 
-    Exit 8 also when the study's evaluation has too few sites to be published; the model can be released then.
+    Exit 8 also when too few witnesses cosigned the logs for a release; and when the study's evaluation has too few
+    sites to be published, but then the model can be released.
     The run goes on when this command is interrupted, and after a crash of the server.
 
     \b
@@ -49,11 +50,14 @@ def run_start(study: Path, home: Path, answers: Path | None, bundle: Path | None
     from server.bundle_build import build_bundle  # noqa: PLC0415 - loads Flower
     from server.desk import error_of, follow, start_run  # noqa: PLC0415
     from server.evaluation_view import evaluation_error  # noqa: PLC0415
+    from server.quorum import witness_error  # noqa: PLC0415
     from server.run_view import summary  # noqa: PLC0415
 
     content = read_bytes(bundle, "bundle") if bundle else build_bundle()[0]
     folder = start_run(home, study, answers, content)
-    error = None if detach else error_of(follow(home, folder, _to_stderr)) or evaluation_error(folder)
+    error = None
+    if not detach:
+        error = error_of(follow(home, folder, _to_stderr)) or witness_error(home, folder) or evaluation_error(folder)
     fields, lines = summary(folder)
     return Result({**fields, "bundle_sha256": sha256_hex(content)}, lines, error)
 
@@ -85,10 +89,12 @@ def run_watch(run_name: str, home: Path) -> None:
     """
     from server.desk import error_of, find_run, follow  # noqa: PLC0415 - loads Flower
     from server.evaluation_view import evaluation_error  # noqa: PLC0415
+    from server.quorum import witness_error  # noqa: PLC0415
 
     try:
         folder = find_run(home, run_name)
-        error: ResidencyError | None = error_of(follow(home, folder, _to_stdout)) or evaluation_error(folder)
+        error: ResidencyError | None = error_of(follow(home, folder, _to_stdout))
+        error = error or witness_error(home, folder) or evaluation_error(folder)
     except ResidencyError as e:
         error = e
     if error is not None:

@@ -72,6 +72,10 @@ class RunFolder:
         """How many sites the study asks for."""
         return self._unverified_study().quorum.sites
 
+    def witness_quorum(self) -> int:
+        """How many neutral witnesses of each log the study asks for."""
+        return self._unverified_study().quorum.witnesses
+
     def answers(self) -> tuple[str, ...]:
         """All signed answers, as text, in the order of their file names."""
         return tuple(p.read_text(encoding="utf-8").rstrip("\n") for p in sorted((self.path / "answers").glob("*.json")))
@@ -235,6 +239,10 @@ class RunFolder:
     def write_evidence(self, member: str, text: str) -> None:
         """The evidence of one member's log."""
         write_durably(self.path / "evidence" / f"{member}.json", text.encode("utf-8"))
+
+    def evidence_files(self) -> list[Path]:
+        """The evidence that was collected, a file for each member."""
+        return sorted((self.path / "evidence").glob("*.json"))
 
     # --- for whoever watches ---
 

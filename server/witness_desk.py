@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from compliance.errors import Refused, ResidencyError
+from compliance.clock import now
+from compliance.errors import CheckFailed, Refused, ResidencyError
+from compliance.log import checkpoint, note
+from compliance.log.alarms import Alarm, add_cosignature, alarm, of_checkpoint, of_silence, raise_alarm
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
 from compliance.messages import CheckpointOffer, CosignedLine
 from compliance.roster import EntryRef
 from compliance.trust.root import Anchor
+from compliance.trust.witnesses import witness_keys
+from server.outside_witnesses import OutsideWitnesses, Shown
 
 _KEPT_OFFERS = 64
 
@@ -17,8 +26,10 @@ _KEPT_OFFERS = 64
 class WitnessDesk:
     """The operator's part in cosigning: it shows checkpoints around, and cosigns the sites' logs itself."""
 
-    def __init__(self, anchor: Anchor, log: LogStore, witness: WitnessStore) -> None:
-        self._anchor, self._log, self._witness = anchor, log, witness
+    def __init__(self, anchor: Anchor, log: LogStore, witness: WitnessStore, study: str = "") -> None:
+        """`study`: the digest of the one that a run is of; its alarms stand in the evidence of the study."""
+        self._anchor, self._log, self._witness, self._study = anchor, log, witness, study
+        self._own: CheckpointOffer | None = None
         self._offers: dict[str, CheckpointOffer] = {}
         self._lines: dict[tuple[str, int], dict[str, str]] = {}
 
@@ -35,7 +46,13 @@ class WitnessDesk:
         last = self._witness.last(offer.origin)
         old = last[0] if last else 0
         proof = offer.proof(old)
-        done = self._witness.cosign(offer.note, key, old, proof, origin=offer.origin)
+        try:
+            done = self._witness.cosign(offer.note, key, old, proof, origin=offer.origin)
+        except CheckFailed as e:
+            told = of_checkpoint(e, offer.origin, proved=str(old) in offer.proofs, direct=True)
+            if told is not None:
+                raise_alarm(self._log, told, self._study)
+            raise
         _check_covered(site, covered, offer.origin, done.size)
         self._offers[offer.origin] = offer
         self._keep(CosignedLine(origin=offer.origin, size=done.size, witness=self._witness.name, line=done.line))
@@ -47,7 +64,38 @@ class WitnessDesk:
     def offers_for(self, site: str) -> tuple[CheckpointOffer, ...]:
         """The checkpoints that `site` is asked to cosign: all but its own, the operator's included."""
         own = self._anchor.trust.log_origin(site)
-        return (*(o for origin, o in sorted(self._offers.items()) if origin != own), self._own_offer())
+        return (*(o for origin, o in sorted(self._offers.items()) if origin != own), self._own or self._own_offer())
+
+    def begin_turn(self) -> None:
+        """From now on everybody is offered the same checkpoint of the operator's log: the one of now."""
+        self._own = self._own_offer()
+
+    def ask_outside(self, outside: OutsideWitnesses, *, at_once: bool = False) -> list[tuple[str, ResidencyError]]:
+        """Have all checkpoints that are shown now cosigned by the outside witnesses; what failed, by address."""
+        if not outside:
+            return []
+        own = self._own or self._own_offer()
+        shown = [Shown(o.origin, o.note, partial(_proof_of, o)) for _, o in sorted(self._offers.items())]
+        came = outside.ask([*shown, Shown(own.origin, own.note, partial(self._own_proof, own))], at_once=at_once)
+        for line in came.lines:
+            self._keep(line)
+        for address, origin, cosigned, size in dict.fromkeys(came.ahead):
+            found = f"{size} entries, and the witness at {address} cosigned {cosigned}"
+            raise_alarm(self._log, _gap(origin, found), self._study)
+        for told in came.alarms:
+            raise_alarm(self._log, told, self._study)
+        return came.errors
+
+    def _own_proof(self, own: CheckpointOffer, old: int) -> tuple[bytes, ...]:
+        return self._log.consistency_proof(old, _size_of(own))
+
+    def tell_silence(self, sites: Iterable[str], since: datetime, limit: timedelta) -> None:
+        """An alarm for each of these sites whose log was not seen to grow for too long, counted from `since`."""
+        seen = {s.origin: datetime.fromtimestamp(s.at, UTC) for s in self._witness.seen()}
+        for origin in map(self._anchor.trust.log_origin, sites):
+            told = of_silence(origin, seen.get(origin), now(), since, limit)
+            if told is not None:
+                raise_alarm(self._log, told, self._study)
 
     def _own_offer(self) -> CheckpointOffer:
         size = self._log.size
@@ -64,18 +112,22 @@ class WitnessDesk:
         name = self._anchor.trust.witness_name(site)
         if line.witness != name:
             raise _not_its_own(site, "a cosignature under another name", line.witness, name)
+        size = self._log.size
+        if line.origin == self._log.origin and line.size > size:
+            found = f"{size} entries, and {site} cosigned {line.size}"
+            raise_alarm(self._log, _gap(line.origin, found), self._study)
         self._keep(line)
 
     def _keep(self, line: CosignedLine) -> None:
         if line.origin == self._log.origin:
-            self._log.add_cosignature(line.size, line.line, self.witness_keys())
+            add_cosignature(self._log, line.size, line.line, self.witness_keys(), self._study)
         else:
             self._lines.setdefault((line.origin, line.size), {})[line.witness] = line.line
 
     def witness_keys(self) -> dict[str, Ed25519PublicKey]:
-        """Names and keys of the sites, as witnesses of the operator's log."""
+        """Who may cosign the operator's log."""
         trust = self._anchor.trust
-        return {trust.witness_name(s.name): trust.log_key(s.name).key() for s in trust.sites}
+        return witness_keys(trust, trust.operator.name, now())
 
     def lines_for(self, site: str) -> tuple[CosignedLine, ...]:
         """The cosignatures that belong on the log of `site`, given out once."""
@@ -102,6 +154,21 @@ class WitnessDesk:
         except ResidencyError as e:
             return e
         return None
+
+
+def _gap(origin: str, found: str) -> Alarm:
+    return alarm("RSD-5106", origin, found=found, limit="a log as long as the one that others cosigned")
+
+
+def _size_of(offer: CheckpointOffer) -> int:
+    return checkpoint.parse_text(note.parse(offer.note).text).size
+
+
+def _proof_of(offer: CheckpointOffer, old: int) -> tuple[bytes, ...] | None:
+    """The proof from `old` that the site sent with its offer, if it did."""
+    if old == _size_of(offer):
+        return ()
+    return tuple(offer.proof(old)) if str(old) in offer.proofs else None
 
 
 def _check_covered(site: str, covered: tuple[EntryRef, ...], origin: str, size: int) -> None:

@@ -617,7 +617,7 @@ class Live:
             assert time.monotonic() < end, f"{what}: not within {limit_s} s\n{self.report()}"
             ended = [run.communicate() for run in self._runs if run.poll() not in (None, 0)]
             assert not ended, f"{what}: the run ended\n{ended}\n{self.report()}"
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def report(self) -> str:
         """The last lines of every service and run: what a failed wait shows."""
@@ -673,7 +673,8 @@ def logged(home: Path, kind: str, study: str, **body: object) -> int:
         return 0
     connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)
     try:
-        rows = [json.loads(row[0]) for row in connection.execute("SELECT data FROM entries")]
+        query = "SELECT data FROM entries WHERE instr(data, ?) AND instr(data, ?)"
+        rows = [json.loads(row[0]) for row in connection.execute(query, (kind.encode(), study.encode()))]
     finally:
         connection.close()
     found = [r for r in rows if (r["kind"], r["study"]) == (kind, study)]
@@ -700,10 +701,10 @@ def _under(process: int, agent: int) -> bool:
 
 def serverapps(hub: Path) -> list[int]:
     """The processes that coordinate runs of the server at `hub`."""
-    found = []
+    found, ours = [], f"RESIDENCY_SERVER_HOME={hub.resolve()}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            ours = f"RESIDENCY_SERVER_HOME={hub.resolve()}".encode() in (folder / "environ").read_bytes().split(b"\0")
-            if ours and b"flwr-serverapp" in (folder / "cmdline").read_bytes():
+            coordinates = b"flwr-serverapp" in (folder / "cmdline").read_bytes()
+            if coordinates and ours in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
     return found

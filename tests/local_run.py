@@ -46,9 +46,14 @@ class LocalGrid:
 
 
 @functools.cache
-def head_only():
-    """The main study without adapters: what the stand-in for the training process trains."""
-    return consortium().sign_study(model={**consortium().model, "adapters": None})
+def head_only(*names):
+    """The main study without adapters, as the stand-in for the training process trains it; of `names` only, if given.
+
+    What a run in one process costs grows with the square of its sites.
+    """
+    model = {**consortium().model, "adapters": None}
+    sites = [s for s in consortium().study()["sites"] if not names or s["name"] in names]
+    return consortium().sign_study(model=model, sites=sites, controllers=[s["name"] for s in sites])
 
 
 class World:

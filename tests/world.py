@@ -45,6 +45,7 @@ from tests.world_plan import (
     REFUSED,
     SIZE,
     START,
+    WITNESS,
     Plan,
     study_json,
 )
@@ -185,6 +186,7 @@ def _members(plan: Plan) -> World:
         # Two people more, for the law set: the keys of those who answer studies can be revoked without it.
         keys[site, "adopter"] = new_signer("signatory", site, *period)
         keys[site, "adviser"] = new_signer("dpo", site, *period)
+    keys[WITNESS, "witness"] = new_signer("witness", WITNESS, *period)  # cosigns only what a test has it cosign
     trust = {
         "schema": "residency.trust/1",
         "consortium": CONSORTIUM,

@@ -13,6 +13,7 @@ from compliance.software import VERSION
 from compliance.study_event import TV_ERROR_FEMTO_PER_ROUND
 
 CONSORTIUM, OPERATOR, REFUSED = "thyroid", "coordinator", "site-e"
+WITNESS = "patients-union"
 JURISDICTIONS = {"site-a": "DE", "site-b": "FR", "site-c": "GB", "site-d": "JP", REFUSED: "CN"}
 CONTRIBUTORS = tuple(name for name in JURISDICTIONS if name != REFUSED)
 START = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -46,7 +47,7 @@ class Plan:
     is signed by all. `before_close` is called with the run and each member before its log is closed; decisions to send
     an update are told that the model goes on to `told`; `answer` changes a site's answer before it is signed, given
     (site, kind, statement). `unit` is the study's privacy unit. `operator_law`: the operator adopted a law set
-    of its own. `software`: the version that the study names.
+    of its own. `software`: the version that the study names. `witnesses`: the study's quorum of them.
     """
 
     order: tuple[str, ...] = ORDER
@@ -63,6 +64,7 @@ class Plan:
     unit: Unit = "record"
     operator_law: bool = False
     software: str = VERSION
+    witnesses: int = 1
 
 
 ORDINARY = Plan()
@@ -126,7 +128,7 @@ def study_json(plan: Plan = ORDINARY) -> dict[str, Any]:
         "privacy": {**_UNITS[plan.unit], "inverse_delta": 100_000, "clip_micro": 1_000_000, "spare_rounds": 1},
         "aggregation": {"rule": "fedavg", "average_last_rounds": 2},
         "sites": sites,
-        "quorum": {"sites": 3},
+        "quorum": {"sites": 3, "witnesses": plan.witnesses},
         "round_deadline_s": 60,
         "software": {"version": plan.software, "bundle_sha256": sha256_hex(b"bundle")},
     }

@@ -23,8 +23,8 @@ from compliance.log.store import Appended, LogStore
 from compliance.log.witness import WitnessStore
 from compliance.release import bodies
 from compliance.release.case import evidence_bytes
-from compliance.release.verify_logs import witness_keys
 from compliance.study_transfer import parties, transfer_of
+from compliance.trust.witnesses import witness_keys
 from compliance.validation import load_model
 from tests.world_plan import (
     CONTRIBUTORS,

@@ -9,6 +9,8 @@ import click
 
 from compliance.cli import Result, command, table
 from compliance.clock import now, parse_time, rfc3339
+from compliance.commands.audit_evidence import evidence
+from compliance.commands.desk import serve
 from compliance.commands.shared import FILE
 from compliance.errors import CheckFailed, InputError, UsageError
 from compliance.law.vocabulary import RECORD_CLASSES
@@ -25,6 +27,10 @@ packs_option = click.option("--packs", type=FILE, help="A folder with the packs 
 @click.group()
 def audit() -> None:
     """Explain and replay decisions, and see how long records are kept. Writes nothing."""
+
+
+audit.add_command(serve)
+audit.add_command(evidence)
 
 
 @audit.command("explain")
@@ -193,8 +199,9 @@ def _otherwise(wrong: list[Replayed], total: int) -> CheckFailed:
     )
 
 
-def _own_ceilings(values: tuple[str, ...]) -> list[tuple[str, int]]:
-    found = []
+def own_ceilings(values: tuple[str, ...]) -> list[tuple[str, int]]:
+    """The site's own schedule, from CLASS=DAYS. Raises UsageError RSD-3081."""
+    found: list[tuple[str, int]] = []
     for value in values:
         name, _, days = value.partition("=")
         if name not in RECORD_CLASSES or not days.isdecimal() or not 1 <= int(days) <= 40_000:
@@ -231,7 +238,7 @@ def retention(law_file: Path | None, jurisdiction: str | None, ceilings: tuple[s
     from compliance.law.retention import retention as rows  # noqa: PLC0415 - loads the law engine
 
     when = rfc3339(parse_time(at, "--at") if at else now())
-    own, packs = _own_ceilings(ceilings), _binding(law_file, jurisdiction)
+    own, packs = own_ceilings(ceilings), _binding(law_file, jurisdiction)
     found = rows(packs, when[:10], adopted=law_file is not None, own=own)
     lines = [line for kept in found for line in _kept_lines(kept)]
     head = f"packs      {', '.join(p.id for p in packs)}" + (f" ({DRAFT})" if any(p.draft for p in packs) else "")

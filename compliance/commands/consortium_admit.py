@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from compliance.cli import Result, command
 from compliance.clock import now, rfc3339
 from compliance.commands.shared import FILE, home_option, out_option
 from compliance.commands.trust_view import trust_fields, trust_lines
-from compliance.errors import Refused
+from compliance.errors import InputError, Refused
 from compliance.files import read_bytes, refuse_existing, write_durably, write_new
-from compliance.identity import Signer
+from compliance.identity import PublicIdentity, Signer, load_public
 from compliance.trust.certificates import issue_missing
 from compliance.trust.enrol import (
     TOKEN_DAYS,
@@ -70,36 +71,61 @@ def invite(site: str, jurisdiction: str, days: int, home: Path, out: Path) -> Re
 
 @click.command("admit")
 @click.argument("requests", nargs=-1, type=FILE)
+@click.option("--witness", "witnesses", multiple=True, type=FILE, help="Public key of an outside witness to name.")
 @click.option("--install", type=FILE, help="Install this signed draft instead of making one.")
 @click.option("--days", type=click.IntRange(1, 3650), default=730, show_default=True, help="Until the draft expires.")
 @click.option("--out", type=FILE, help="The draft to write; never overwritten.")
 @home_option
 @command("residency.consortium.admit/1")
-def admit(requests: tuple[Path, ...], install: Path | None, days: int, out: Path | None, home: Path) -> Result:
+def admit(
+    requests: tuple[Path, ...],
+    witnesses: tuple[Path, ...],
+    install: Path | None,
+    days: int,
+    out: Path | None,
+    home: Path,
+) -> Result:
     """Draft the next trust file from enrolment REQUESTS, or install a draft that enough sites signed.
 
-    Without REQUESTS it takes all that came in at the enrolment door and are not in the trust file yet. Installing also
-    writes a certificate into certificates/ for each member that has none.
+    Without REQUESTS and --witness it takes all that came in at the enrolment door and are not in the trust file yet.
+    Another key of a named witness ends. Installing also writes a certificate into certificates/ for each member that
+    has none.
 
     \b
     Example: residency consortium admit charite.request.json leeds.request.json --out trust.draft.json
     """
-    if install is not None and (requests or out is not None):
-        raise click.UsageError("--install takes neither REQUESTS nor --out")
+    if install is not None and (requests or witnesses or out is not None):
+        raise click.UsageError("--install takes neither REQUESTS, --witness nor --out")
     if install is not None:
         return _install(OperatorHome(home), install)
     if out is None:
         raise click.UsageError("give --out FILE, or --install DRAFT")
-    return _draft(OperatorHome(home), requests, days, out)
+    return _draft(OperatorHome(home), requests, [_witness(path) for path in witnesses], days, out)
 
 
-def _draft(place: OperatorHome, requests: tuple[Path, ...], days: int, out: Path) -> Result:
+def _witness(path: Path) -> PublicIdentity:
+    found = load_public(path)
+    if found.role != "witness":
+        raise InputError(
+            "RSD-5110",
+            f"{path} is no witness's key",
+            rule="a witness is named by a key of that role",
+            found=f"{found.role} key of {found.holder}",
+            limit="witness key",
+            next="give the witness.pub.json that residency log witness init made",
+        )
+    return found
+
+
+def _draft(
+    place: OperatorHome, requests: tuple[Path, ...], witnesses: Sequence[PublicIdentity], days: int, out: Path
+) -> Result:
     place.need_whole()
     refuse_existing(out)
     previous = place.anchor() if place.trust_file.exists() else None
-    asked = [_taken_in(place, path) for path in requests] or _waiting(place, previous)
+    asked = [_taken_in(place, path) for path in requests] or ([] if witnesses else _waiting(place, previous))
     expires = rfc3339(now() + timedelta(days=days))
-    draft = draft_trust(place.config(), place.signer().identity, asked, previous, expires)
+    draft = draft_trust(place.config(), place.signer().identity, asked, previous, expires, witnesses=witnesses)
     place.record({"act": "draft", "draft": draft.digest, "joining": sorted(r.site for r in asked)})
     write_new(out, draft.encode() + b"\n")
     trust, _ = parse_trust(draft.encode(), str(out))

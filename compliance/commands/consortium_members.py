@@ -21,6 +21,7 @@ from compliance.trust.enrol import draft_trust
 from compliance.trust.home import OperatorHome
 from compliance.trust.membership import make_leave, make_suspension, open_leave
 from compliance.trust.root import Anchor, load_anchor, parse_trust
+from compliance.trust.witnesses import members
 
 
 @click.command("renew")
@@ -66,7 +67,7 @@ def renew(site: str | None, days: int, home: Path) -> Result:
 def revoke(
     site: str, reason: str, leave_file: Path | None, lift: bool, days: int, out: Path | None, home: Path
 ) -> Result:
-    """Serve SITE no more from now on, and draft the trust file without it.
+    """Serve SITE no more from now on, and draft the trust file without it. SITE may be an outside witness.
 
     The suspension closes the operator's own doors, within one round. Membership ends only when enough sites sign the
     draft; without --out nothing is drafted.
@@ -81,6 +82,8 @@ def revoke(
             raise click.UsageError("--lift takes neither --leave nor --out")
         return _lift(place, site, reason)
     anchor = place.anchor()
+    if site in {k.holder for k in anchor.trust.keys_of("witness")} - set(members(anchor.trust)):
+        return _revoke_witness(place, anchor, site, reason, days, out)
     anchor.trust.site(site)
     ground = _ground(anchor, site, leave_file)
     suspension = make_suspension(place.signer(), anchor.trust.consortium, site, reason, ground)
@@ -101,6 +104,23 @@ def revoke(
         fields |= {"draft": trust_fields(trust, draft), "file": str(out)}
         lines += [*trust_lines(trust, draft), f"next       each signatory: residency consortium sign {out} --key KEY"]
     return Result(fields, lines, trouble)
+
+
+def _revoke_witness(
+    place: OperatorHome, anchor: Anchor, holder: str, reason: str, days: int, out: Path | None
+) -> Result:
+    """An outside witness comes through no door of the operator's: its key ends with the next trust file."""
+    if out is None:
+        raise click.UsageError(f"{holder} is a witness: give --out for the trust file in which its key ends")
+    refuse_existing(out)
+    expires = rfc3339(now() + timedelta(days=days))
+    draft = draft_trust(place.config(), place.signer().identity, [], anchor, expires, leaving=holder)
+    place.record({"act": "draft", "draft": draft.digest, "joining": [], "reason": reason})
+    write_new(out, draft.encode() + b"\n")
+    trust, _ = parse_trust(draft.encode(), str(out))
+    fields = {"site": holder, "suspended": False, "draft": trust_fields(trust, draft), "file": str(out)}
+    lines = [*trust_lines(trust, draft), f"next       each signatory: residency consortium sign {out} --key KEY"]
+    return Result(fields, lines)
 
 
 def _ground(anchor: Anchor, site: str, leave_file: Path | None) -> str:

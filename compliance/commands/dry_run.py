@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
-import click
-
 from compliance.cli import Result
-from compliance.errors import EnvironmentFault, UsageError
+from compliance.commands.elsewhere import absent, part
+from compliance.errors import UsageError
 
 
 def dry_run(home: Path, file: Path) -> Result:
@@ -25,23 +23,7 @@ def dry_run(home: Path, file: Path) -> Result:
             limit="a signed study (.json)",
             next="residency study sign, then check that file",
         )
-    where = (click.get_current_context().find_root().obj or {}).get("dry_run", "")
-    try:
-        module, _, name = where.partition(":")
-        function = getattr(importlib.import_module(module), name, None) if module else None
-    except ModuleNotFoundError as e:
-        raise _absent(str(e.name)) from e
-    result = function(home, file) if function else None
+    result = part("dry_run", "the dry run", "agent")(home, file)
     if not isinstance(result, Result):
-        raise _absent("residency")
+        raise absent("the dry run", "residency", "agent")
     return result
-
-
-def _absent(name: str) -> EnvironmentFault:
-    return EnvironmentFault(
-        "RSD-7002",
-        "the dry run needs the agent's packages",
-        found=f"no {name}",
-        limit="residency[agent]",
-        next="pip install 'residency[agent]'",
-    )

@@ -23,6 +23,7 @@ class SiteLaw:
     regions: Regions
     engine: Engine
     told: str
+    digest: str = ""  # of the law set; empty without one
 
 
 def site_law(path: Path) -> SiteLaw:
@@ -38,7 +39,8 @@ def site_law(path: Path) -> SiteLaw:
     state = "adopted; the signature is not judged here" if signed else "a draft, not adopted"
     told = f"law set {law_set.digest} of {law_set.site} ({law_set.jurisdiction}), {state}"
     chosen = {p.id: packs[p.id] for p in law_set.packs if p.id in packs}
-    return SiteLaw(law_set.site, law_set.jurisdiction, chosen, regions, Engine.of(law_set, packs, regions), told)
+    return SiteLaw(law_set.site, law_set.jurisdiction, chosen, regions, Engine.of(law_set, packs, regions), told,
+                   law_set.digest)  # fmt: skip
 
 
 def every_pack() -> SiteLaw:

@@ -13,10 +13,12 @@ from compliance.errors import InputError, NoTrustAnchor
 from compliance.files import refuse_existing
 from compliance.identity import Signer, load_signer
 from compliance.log.store import LogStore
+from compliance.release.bom import BOM_FILE
 from compliance.release.build import build_bundle, model_digest
 from compliance.release.bundle_folder import read_folder, write_folder
 from compliance.release.case import Contents
-from compliance.release.manifest import PATH
+from compliance.release.manifest import ATTACHED, PATH
+from compliance.release.model_signature import SIGNATURE_FILE
 from compliance.release.verify import verify_bundle
 from compliance.trust.root import Anchor, load_anchor
 
@@ -118,12 +120,21 @@ def show(bundle: Path) -> Result:
         "model_sha256": model_digest(contents.files),
         "cleared": list(contents.manifest.cleared),
         "sites": sites,
+        "for_other_tools": sorted(p for p in contents.files if p.startswith(ATTACHED)),
     }
     rows = [(s["name"], s["jurisdiction"], s["contributed"], _eps(s["epsilon_milli"])) for s in sites]
     head = f"{study.name} ({contents.study_digest[:16]}), run {contents.manifest.run}, {len(contents.rosters)} rounds"
     shown = table(("site", "jurisdiction", "rounds contributed", "eps"), rows)
     whom = f"cleared for {', '.join(contents.manifest.cleared) or 'nobody'}"
-    return Result(fields=fields, lines=[head, *shown, whom, "not verified: residency verify"])
+    lines = [head, *shown, whom, f"for other tools: {_attached(contents)}", "not verified: residency verify"]
+    return Result(fields=fields, lines=lines)
+
+
+def _attached(contents: Contents) -> str:
+    """What is there for other people's tools, in a line."""
+    folders = (("attestations", "in-toto statements", ".jsonl"), ("proofs", "proofs of entries", ".tlog-proof"))
+    counted = [f"{sum(n.endswith(end) for n in contents.under(folder))} {what}" for folder, what, end in folders]
+    return ", ".join([*(p for p in (BOM_FILE, SIGNATURE_FILE) if p in contents.files), *counted])
 
 
 def _sites(contents: Contents) -> list[dict[str, Json]]:

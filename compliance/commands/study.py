@@ -284,7 +284,7 @@ def _shown(found: Study) -> list[str]:
         f"privacy    per {_unit(privacy)} (add/remove one), delta 1/{privacy.inverse_delta}",
         f"           clip {privacy.clip_micro / 1e6:g}, noise pays for {privacy.spare_rounds} spare rounds",
         f"evaluation {_evaluation(found)}",
-        f"quorum     {found.quorum.sites} of {len(found.sites)} sites",
+        f"quorum     {found.quorum.sites} of {len(found.sites)} sites; {found.quorum.witnesses} witnesses of each log",
         f"data       {', '.join(found.data_categories)}; controllers {', '.join(found.controllers)}",
         *_reach(found),
         *_groups(found),

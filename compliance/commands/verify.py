@@ -1,36 +1,40 @@
-"""`residency verify`: a release bundle, or the evidence of one log, offline, with trust.json from outside."""
+"""`residency verify`: a release bundle, a log, or what was made from one, offline, with trust.json from outside."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import click
 
 from compliance.cli import Result, command
 from compliance.clock import now, parse_time
-from compliance.errors import NoTrustAnchor, UsageError
+from compliance.errors import NoTrustAnchor
 from compliance.files import read_bytes
+from compliance.release import manifest
 from compliance.release.bundle_folder import read_folder
-from compliance.release.evidence_check import verify_evidence
 from compliance.release.report import Report
 from compliance.release.verify import verify_bundle, verify_integrity
+from compliance.release.verify_file import Given, judge, read_given, refuse_options
 from compliance.trust.root import load_anchor
+
+_FILE = click.Path(path_type=Path)
+_IN_FOLDERS = ("export.json", "log.db", "checkpoint")  # a folder that holds one of these is no bundle
 
 
 @click.command("verify")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--trust", type=click.Path(path_type=Path), help="The consortium's trust.json, from another source.")
+@click.argument("path", type=_FILE)
+@click.option("--trust", type=_FILE, help="The consortium's trust.json, from another source.")
 @click.option("--at", default=None, help="Judge as of this UTC time (default: now).")
 @click.option(
-    "--against",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="For the evidence of one log: a cosigned checkpoint that a peer holds. May be repeated.",
-)
+    "--against", type=_FILE, multiple=True,
+    help="For a log or what was made from one: a cosigned checkpoint that a peer holds. May be repeated.",
+)  # fmt: skip
+@click.option("--log", "log", type=_FILE, help="For an export: the log itself (a home, a log.db, or evidence).")
 @command("residency.verify/1")
-def verify(path: Path, trust: Path | None, at: str | None, against: tuple[Path, ...]) -> Result:
-    """Check a release bundle (a folder) or the evidence of one log (a file), offline.
+def verify(path: Path, trust: Path | None, at: str | None, against: tuple[Path, ...], log: Path | None) -> Result:
+    """Check a release bundle, a log or an export (folders; also a home), or one file made from a log, offline.
 
     Prints each step, then what is PROVED, what is ASSERTED BY whom, and what is NOT COVERED. Exits 1 if a check is
     false, 5 without a trust file ("integrity only").
@@ -39,20 +43,26 @@ def verify(path: Path, trust: Path | None, at: str | None, against: tuple[Path, 
     Example: residency verify out/bundle --trust out/trust.json
     """
     when = parse_time(at, "--at") if at else now()
-    if path.is_file():
-        if trust is None:
-            raise NoTrustAnchor(
-                "RSD-6015", "the evidence of a log cannot be judged without a trust file", found="no --trust",
-                limit="trust.json", next="give --trust FILE",
-            )  # fmt: skip
-        held = [(str(p), read_bytes(p, "checkpoint").decode("utf-8", errors="replace")) for p in against]
-        return _result(path, verify_evidence(read_bytes(path, "evidence"), held, load_anchor(trust), when))
-    if against:
-        raise UsageError("RSD-9032", "--against goes with the evidence file of one log", found=path, limit="a file")
+    # Who fills a bundle could lay a sound log beside its manifest, and have that judged instead.
+    names = () if (path / manifest.PATH).exists() else _IN_FOLDERS
+    file = path if path.is_file() else next((f for n in names if (f := path / n).is_file()), None)
+    if file is not None:
+        return _result(path, _file(file, trust, when, against, log))
+    refuse_options({o for o, given in (("--against", against), ("--log", log)) if given}, frozenset(), "a bundle")
     files = read_folder(path)
     if trust is None:
         return _result(path, verify_integrity(files))
     return _result(path, verify_bundle(files, load_anchor(trust), when))
+
+
+def _file(file: Path, trust: Path | None, when: datetime, against: tuple[Path, ...], log: Path | None) -> Report:
+    if trust is None:
+        raise NoTrustAnchor(
+            "RSD-6015", f"{file.name} cannot be judged without a trust file", found="no --trust",
+            limit="trust.json", next="give --trust FILE",
+        )  # fmt: skip
+    held = tuple((str(p), read_bytes(p, "checkpoint").decode("utf-8", errors="replace")) for p in against)
+    return judge(Given(file, read_given(file), load_anchor(trust), when, held, log))
 
 
 def _result(path: Path, report: Report) -> Result:

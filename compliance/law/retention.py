@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from compliance.canonical import Json
 from compliance.law.pack import Pack, Retention
-from compliance.law.vocabulary import RECORD_CLASSES
+from compliance.law.vocabulary import RECORD_CLASSES, RecordClass
 
 OWN = "the site's own schedule"
 
@@ -56,7 +56,7 @@ class Limit:
 class Kept:
     """One class of record: the largest floor and the smallest ceiling come first. `may` governs nothing."""
 
-    record_class: str
+    record_class: RecordClass
     floors: tuple[Limit, ...]
     ceilings: tuple[Limit, ...]
     may: tuple[Limit, ...]
@@ -104,7 +104,7 @@ def _limits(pack: Pack, day: str, adopted: bool) -> Iterator[tuple[str, Limit]]:
             yield name, Limit(pack.id, row.ceiling_days is not None, days, row, may)
 
 
-def _kept(name: str, limits: list[Limit]) -> Kept:
+def _kept(name: RecordClass, limits: list[Limit]) -> Kept:
     binding = [limit for limit in limits if not limit.may]
     floors = sorted((x for x in binding if not x.most), key=lambda x: (-x.days, x.by))
     ceilings = sorted((x for x in binding if x.most), key=lambda x: (x.days, x.by))

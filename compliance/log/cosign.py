@@ -18,7 +18,7 @@ WitnessKeys = Mapping[str, Ed25519PublicKey]
 """The known witnesses: key name -> public key."""
 
 _PAYLOAD = struct.Struct(">Q64s")  # POSIX seconds, Ed25519 signature: 72 bytes
-_NO_TIME = 1 << 63  # the first number that is no POSIX second here
+_NO_TIME = 253_402_300_800  # the year 10000: the first second that no date here has
 
 
 def cosign(text: str, name: str, key: Ed25519PrivateKey, at: int) -> Signature:
@@ -41,6 +41,14 @@ def verify(text: str, signature: Signature, public_key: Ed25519PublicKey) -> int
         limit = f"{name} ({wanted.hex()})"
         raise bad_signature(f"the cosignature of {name} does not verify", "another text or key", limit) from e
     return int(at)
+
+
+def stated_time(signature: Signature) -> int:
+    """The POSIX second in a cosignature, unverified; for what was verified before. Raises CheckFailed RSD-5002."""
+    if len(signature.value) != _PAYLOAD.size:
+        found = f"{len(signature.value)} bytes"
+        raise bad_signature(f"this is no cosignature of {signature.name}", found, f"{_PAYLOAD.size} bytes")
+    return int(_PAYLOAD.unpack(signature.value)[0])
 
 
 def cosigners(note: Note, keys: WitnessKeys) -> dict[str, int]:

@@ -60,6 +60,12 @@ class Database:
         with self._lock:
             self._connection.close()
 
+    def fold(self) -> bool:
+        """Move what is in the write-ahead file into the database file; whether that file is empty afterwards."""
+        with self._lock, self._translated("fold"):
+            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A write transaction, alone among all processes; on return from the block it is on disk.
@@ -91,7 +97,7 @@ class Database:
     def _translated(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as e:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as e:  # the last: text of a damaged file
             raise EnvironmentFault(
                 "RSD-5030",
                 f"cannot {doing} {self.path}: {e}",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from compliance.canonical import canonical, parse_canonical, parse_json
 from compliance.clock import parse_time, rfc3339
@@ -36,25 +37,33 @@ Kind = Literal[
     "withdrawal",
     "cancel",
     "evaluation",
+    "alarm",
+    "compaction",
+    "export",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
-MAX_ENCODED = 65536  # bytes
+MAX_ENCODED = 65535  # bytes: a bundle of entries (c2sp.org/tlog-tiles) has two for the length
+MAX_INDEX = (1 << 53) - 1  # what canonical JSON can carry
+_STUDY = re.compile(r"(?:[0-9a-f]{64})?")
 _NEXT = "correct the value; the log was not changed"
+_PARSED = object()  # the body was just parsed from canonical bytes
 
 
 class Entry(BaseModel):
     """What was recorded. Never patient data.
 
-    index: place in the log, from 0. at: UTC, whole seconds. study: SHA-256 of the study in hex, or "". body: JSON with
-    integers only. salt: 16 random bytes in hex, so that the leaf hash of a guessable body reveals nothing.
+    index: place in the log, from 0. at: UTC, whole seconds. study: SHA-256 of the study in hex, or "". v: the version
+    of the body's shape (`compliance.log.kinds`). body: JSON with integers only. salt: 16 random bytes in hex, so that
+    the leaf hash of a guessable body reveals nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    index: Annotated[int, Field(ge=0, lt=1 << 53)]
+    index: Annotated[int, Field(ge=0, le=MAX_INDEX)]
     at: str
     kind: Kind
     study: Annotated[str, Field(pattern=r"\A(?:[0-9a-f]{64})?\z")] = ""
+    v: Annotated[int, Field(ge=1, lt=1 << 16)]
     body: dict[str, Any]
     salt: Annotated[str, Field(pattern=r"\A[0-9a-f]{32}\z")]
 
@@ -67,15 +76,16 @@ class Entry(BaseModel):
 
     @field_validator("body")
     @classmethod
-    def _own_copy(cls, body: dict[str, Any]) -> dict[str, Any]:
+    def _own_copy(cls, body: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if info.context is _PARSED:  # nobody else holds it
+            return body
         copy: dict[str, Any] = parse_json(canonical(body), "body")
         return copy
 
     def encode(self) -> bytes:
-        """Canonical JSON (RFC 8785), at most 65536 bytes. Raises InputError RSD-5021 for more."""
+        """Canonical JSON (RFC 8785), at most 65535 bytes. Raises InputError RSD-5021 for more."""
         data = canonical(self.model_dump())
-        if len(data) > MAX_ENCODED:
-            raise _too_long(len(data))
+        _check_length(data)
         return data
 
     def leaf_hash(self) -> bytes:
@@ -83,37 +93,68 @@ class Entry(BaseModel):
         return merkle.leaf_hash(self.encode())
 
 
-def new_entry(index: int, at: str, kind: str, body: dict[str, Any], study: str = "") -> Entry:
+class Prepared(NamedTuple):
+    """An entry but for its place: what can be wrong with it has been looked at. `body` is canonical."""
+
+    kind: str
+    study: str
+    v: int
+    body: bytes
+
+    def encoded(self, index: int, at: str, salt: str) -> bytes:
+        """What `Entry.encode` gives for the entry at this place."""
+        head = f'{{"at":"{at}","body":'
+        tail = f',"index":{index},"kind":"{self.kind}","salt":"{salt}","study":"{self.study}","v":{self.v}}}'
+        return b"".join((head.encode("ascii"), self.body, tail.encode("ascii")))
+
+
+def prepare(kind: str, body: dict[str, Any], study: str, v: int) -> Prepared:
+    """Raises InputError RSD-5020 (study), RSD-2001 (no canonical body), RSD-5021 (too long at whatever place)."""
+    if not _STUDY.fullmatch(study):
+        raise malformed("study", "neither empty nor a SHA-256 in hex")
+    prepared = Prepared(kind, study, v, canonical(body))
+    _check_length(prepared.encoded(MAX_INDEX, "2026-11-21T10:00:00Z", new_salt()))
+    return prepared
+
+
+def new_salt() -> str:
+    """16 random bytes in hex."""
+    return secrets.token_hex(16)
+
+
+def new_entry(index: int, at: str, kind: str, body: dict[str, Any], study: str = "", v: int = 1) -> Entry:
     """An entry with a fresh salt. Raises InputError RSD-5020 (a field is wrong), RSD-2001 (no canonical body)."""
-    return _validated(
-        {"index": index, "at": at, "kind": kind, "study": study, "body": body, "salt": secrets.token_hex(16)}
-    )
+    fields = {"index": index, "at": at, "kind": kind, "study": study, "v": v, "body": body, "salt": new_salt()}
+    return _validated(fields)
 
 
 def decode(data: bytes) -> Entry:
     """Parse the canonical bytes of an entry. Raises InputError RSD-5020, RSD-5021, RSD-2002 (not canonical)."""
-    if len(data) > MAX_ENCODED:
-        raise _too_long(len(data))
-    return _validated(parse_canonical(data, "a log entry"))
+    _check_length(data)
+    return _validated(parse_canonical(data, "a log entry"), _PARSED)
 
 
-def _validated(fields: object) -> Entry:
+def _validated(fields: object, context: object = None) -> Entry:
     try:
-        return Entry.model_validate(fields)
+        return Entry.model_validate(fields, context=context)
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the entry"
+        raise malformed(where, first["msg"]) from e
+
+
+def malformed(where: str, why: str) -> InputError:
+    """RSD-5020 for what is wrong with an entry, and in which field."""
+    return InputError("RSD-5020", f"a log entry is malformed at {where}: {why}", rule="Entry", next=_NEXT)
+
+
+def _check_length(data: bytes) -> None:
+    if len(data) > MAX_ENCODED:
         raise InputError(
-            "RSD-5020", f"a log entry is malformed at {where}: {first['msg']}", rule="Entry", next=_NEXT
-        ) from e
-
-
-def _too_long(size: int) -> InputError:
-    return InputError(
-        "RSD-5021",
-        "a log entry is too long",
-        rule="entries are small; large things are logged by their hash",
-        found=f"{size} bytes",
-        limit=f"{MAX_ENCODED} bytes",
-        next="log a digest of the large part",
-    )
+            "RSD-5021",
+            "a log entry is too long",
+            rule="entries are small; large things are logged by their hash",
+            found=f"{len(data)} bytes",
+            limit=f"{MAX_ENCODED} bytes",
+            next="log a digest of the large part",
+        )

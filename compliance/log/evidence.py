@@ -7,7 +7,7 @@ peer holds can be compared with them. Only the entries that the bundle needs are
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from compliance.canonical import b64decode, b64encode, canonical, sha256_hex
 from compliance.errors import CheckFailed, ResidencyError
-from compliance.log import checkpoint, cosign, merkle, note
+from compliance.log import checkpoint, cosign, expired, merkle, note
 from compliance.log.checkpoint import Checkpoint
 from compliance.log.cosign import WitnessKeys
 from compliance.log.entry import Entry, decode
@@ -53,12 +53,16 @@ class LogEvidence(BaseModel):
 
 @dataclass(frozen=True)
 class CheckedLog:
-    """What `check_evidence` established. `cosigners`: witness -> sizes of the checkpoints that it cosigned."""
+    """What `check_evidence` established. `cosigners`: witness -> sizes of the checkpoints that it cosigned.
+
+    `expired`: index -> record class of the entries whose text went by retention, as an opened compaction entry says.
+    """
 
     origin: str
     size: int
     entries: dict[int, Entry]
     cosigners: dict[str, list[int]]
+    expired: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,14 @@ def closing_body(entries: Sequence[Entry], rosters: Sequence[str]) -> dict[str, 
 def build_evidence(store: LogStore, indices: Iterable[int], size: int | None = None) -> LogEvidence:
     """The evidence for the entries `indices`, up to the checkpoint of `size`.
 
+    In place of one whose text went by retention the compaction entry is opened that names it.
+
     size None: of the cosigned checkpoints that cover all indices the one with the most cosigners, the largest of
     those; a new checkpoint without cosigners if none covers them. Raises InputError RSD-5034 for an unknown index.
     """
-    wanted = sorted(set(indices))
+    asked = set(indices)
+    gone = store.expired_by(asked)
+    wanted = sorted({*asked - gone.keys(), *gone.values()})
     held = {checkpoint.parse_text(n.text).size: n for n in map(note.parse, store.cosigned_checkpoints())}
     least = wanted[-1] + 1 if wanted else 0
     if size is None:
@@ -116,7 +124,8 @@ def check_evidence(
     3. cosignatures under known names verify (RSD-5002), lines of unknown keys are ignored;
     4. the leaf hashes lead to the root of every checkpoint (RSD-5053, which names the entries and who cosigned), and
        there are exactly as many as the last one says (RSD-5050);
-    5. every opened entry is the one that was hashed at its index, once (RSD-5051);
+    5. every opened entry is the one that was hashed at its index, once (RSD-5051), and what a compaction entry says
+       of the leaves is so (RSD-5062);
     6. at least `at_least_cosigners` witnesses cosigned the last checkpoint (RSD-5054).
 
     All but the first raise CheckFailed; malformed notes InputError. Entries that are not opened are proved to be as
@@ -135,7 +144,7 @@ def check_evidence(
     entries = _opened(evidence, hashes)
     if len(final.cosigners) < at_least_cosigners:
         raise _too_few(evidence.origin, final, at_least_cosigners)
-    return CheckedLog(evidence.origin, size, entries, _sizes_by_cosigner(claims))
+    return CheckedLog(evidence.origin, size, entries, _sizes_by_cosigner(claims), _expired(entries, hashes))
 
 
 def compare_checkpoint(
@@ -197,6 +206,14 @@ def _opened(evidence: LogEvidence, hashes: Sequence[bytes]) -> dict[int, Entry]:
             raise _not_the_entry(what, f"entry {entry.index}, again or elsewhere", f"entry {held.index}, once")
         opened[held.index] = entry
     return opened
+
+
+def _expired(entries: dict[int, Entry], hashes: Sequence[bytes]) -> dict[int, str]:
+    for entry in entries.values():
+        if entry.kind == expired.COMPACTION:
+            expired.check_leaves(entry, hashes)
+    named = expired.expired_of(entries.values(), len(hashes))
+    return {index: name for index, name in named.items() if index not in entries}
 
 
 def _sizes_by_cosigner(claims: Iterable[_Claim]) -> dict[str, list[int]]:

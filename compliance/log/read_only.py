@@ -39,7 +39,7 @@ def look(path: Path, action: Callable[[sqlite3.Connection], T]) -> T:
     """
     try:
         return _settled(path, action)
-    except sqlite3.Error as e:
+    except (sqlite3.Error, UnicodeDecodeError) as e:  # the last: text of a damaged file
         raise EnvironmentFault(
             "RSD-5030",
             f"cannot read {path}: {e}",
@@ -56,7 +56,7 @@ def _settled(path: Path, action: Callable[[sqlite3.Connection], T]) -> T:
         return _look(path, _BESIDE_A_WRITER, action)
     try:
         found = _look(path, _ALONE, action)
-    except (sqlite3.Error, ResidencyError):
+    except (sqlite3.Error, UnicodeDecodeError, ResidencyError):
         if not wal.exists():
             raise
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, starmap
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -12,12 +13,17 @@ from typing import Any, NamedTuple, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from compliance import clock
-from compliance.errors import CheckFailed, InputError
-from compliance.log import checkpoint, cosign, merkle, note, tree
+from compliance.errors import InputError
+from compliance.law.vocabulary import RecordClass
+from compliance.log import checkpoint, cosign, expired, fsck, merkle, note, tree
+from compliance.log.bodies import CompactionBody
+from compliance.log.catalogue import Catalogue
 from compliance.log.checkpoint import Checkpoint
 from compliance.log.cosign import WitnessKeys
 from compliance.log.database import Database
-from compliance.log.entry import Entry, new_entry
+from compliance.log.entry import Entry, Prepared, new_salt, prepare
+from compliance.log.group import GroupCommit
+from compliance.log.kinds import check_body, version_of
 
 
 class Draft(NamedTuple):
@@ -26,6 +32,16 @@ class Draft(NamedTuple):
     kind: str
     body: dict[str, Any]
     study: str = ""
+
+
+class Compacted(NamedTuple):
+    """Texts that are to go: `ranges` of first and last index, of one class, all from before `before`."""
+
+    record_class: RecordClass
+    before: str
+    ranges: tuple[tuple[int, int], ...]
+    policy: str
+    law_set: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +63,8 @@ class LogStore:
         """Use `open`."""
         self._database = database
         self._key = key
+        self._group = GroupCommit(self._write)
+        self._catalogue = Catalogue(origin)
         self.origin = origin
 
     @classmethod
@@ -102,27 +120,63 @@ class LogStore:
         return self.append_many([Draft(kind, body, study)])[0]
 
     def append_many(self, drafts: Sequence[Draft]) -> list[Appended]:
-        """Record all of `drafts` in one durable commit, in order and without gaps, or none of them. As `append`."""
-        done: list[Appended] = []
+        """Record all of `drafts` in one durable commit, in order and without gaps, or none of them. As `append`.
+
+        Calls of several threads at once share one commit; each returns, or raises, when its own drafts are on disk or
+        are not.
+        """
+        return self._group.submit([_prepared(draft) for draft in drafts])
+
+    def _write(self, groups: Sequence[Sequence[Prepared]]) -> list[list[Appended]]:
         with self._database.writing() as connection:
             first = tree.size(connection)
-            for index, draft in enumerate(drafts, start=first):
-                # Inside the transaction: unless the clock is set back, times follow the order of the entries.
-                entry = new_entry(index, clock.rfc3339(clock.now()), draft.kind, draft.body, draft.study)
-                done.append(Appended(index, tree.insert(connection, entry)))
-        return done
+            at = clock.rfc3339(clock.now())  # inside: unless the clock is set back, times follow the order of entries
+            encoded = [p.encoded(i, at, new_salt()) for i, p in enumerate(chain.from_iterable(groups), first)]
+            leaves = tree.insert(connection, first, encoded)
+        done = starmap(Appended, enumerate(leaves, first))
+        return [list(islice(done, len(group))) for group in groups]
+
+    def compact(self, parts: Sequence[Compacted]) -> bool:
+        """Record what goes, one entry of kind `compaction` a part, and remove the texts, in one durable commit.
+
+        Leaves stay. Whether no copy is left in the file: False if somebody reads it just now; then they go when the
+        log is closed by whoever closes it last, or with the next call. Choosing is `compaction.plan`'s part. Raises
+        as `append`, and Refused RSD-5065 if a part names what is gone already, or what nobody has cosigned.
+        """
+        with self._database.writing() as connection:
+            connection.execute("PRAGMA secure_delete=ON")
+            at, first = clock.rfc3339(clock.now()), tree.size(connection)
+            bodies = [_compaction(connection, part) for part in parts]
+            drafts = (_prepared(Draft("compaction", body.as_json())) for body in bodies)
+            tree.insert(connection, first, [p.encoded(i, at, new_salt()) for i, p in enumerate(drafts, first)])
+            for by, part in enumerate(parts, first):
+                for start, last in part.ranges:
+                    tree.remove_texts(connection, start, last, expired.mark(by))
+        return self._database.fold()
+
+    def expired_by(self, indices: Iterable[int]) -> dict[int, int]:
+        """Of these entries those without a text: index -> the compaction entry that names it. As `entry`."""
+        with self._database.reading() as connection:
+            asked, size = sorted(indices), tree.size(connection)
+            if asked:
+                self._check_range(asked[0], asked[-1] + 1, size)
+            return tree.expired_by(connection, self.origin, asked)
 
     def entry(self, index: int) -> Entry:
-        """Entry `index`, checked against its hash in the tree. Raises InputError RSD-5034 (no such entry)."""
+        """Entry `index`, checked against its hash. Raises InputError RSD-5034 (no such entry), RSD-5061 (expired)."""
         with self._database.reading() as connection:
             size = tree.size(connection)
             self._check_range(index, index + 1, size)
-            return next(iter(tree.read(connection, self.origin, index, index + 1)))
+            return tree.one(connection, self.origin, index)
 
     def entries(
         self, start: int = 0, end: int | None = None, study: str | None = None, kind: str | None = None
     ) -> list[Entry]:
         """The entries [start, end) in order, of one study or kind if given, each checked against its hash.
+
+        Those that expired are left out. With a study or kind, the texts of the others are hashed the first time only:
+        one of them that is changed on disk later is seen by `fsck`, and by every process that opens the log anew and
+        reads it. No column that could be changed to hide an entry is relied on.
 
         Raises InputError RSD-5034 if the range is not in the log.
         """
@@ -130,10 +184,11 @@ class LogStore:
             size = tree.size(connection)
             end = size if end is None else end
             self._check_range(start, end, size)
-            # The filters look at what was hashed, never at a column that somebody could change to hide an entry.
-            marks = [f'"{field}":"{word}"' for field, word in (("study", study), ("kind", kind)) if word is not None]
-            found = tree.read(connection, self.origin, start, end, tuple(mark.encode() for mark in marks))
-            return [e for e in found if study in {None, e.study} and kind in {None, e.kind}]
+            if study is None and kind is None:
+                return list(tree.read(connection, self.origin, start, end))
+            self._catalogue.update(connection, size)
+            wanted = [i for i in self._catalogue.find(study, kind) if start <= i < end]
+            return list(tree.some(connection, self.origin, wanted))
 
     def leaf_hashes(self, size: int | None = None) -> list[bytes]:
         """The leaf hashes of the first `size` entries (all, if None), 32 bytes each. Raises InputError RSD-5034."""
@@ -210,29 +265,13 @@ class LogStore:
             return dict(connection.execute("SELECT name, max(size) FROM cosignatures GROUP BY name").fetchall())
 
     def fsck(self) -> int:
-        """Hash every entry and every node again, and check every signed checkpoint; returns the number of entries.
-
-        Raises CheckFailed that names the first bad entry (RSD-5033), node (RSD-5035) or checkpoint (RSD-5032).
-        """
+        """`compliance.log.fsck.check` without witnesses, and raises as it does; returns the number of entries."""
         with self._database.reading() as connection:
-            size = tree.check_all(connection, self.origin)
-            signed = [row[0] for row in connection.execute("SELECT note FROM checkpoints ORDER BY size")]
-            self._check_checkpoints(connection, signed)
-        return size
+            return fsck.check(connection, self.origin, self.public_key).size
 
     def _check_last_checkpoint(self, connection: sqlite3.Connection) -> None:
         rows = connection.execute("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1").fetchall()
-        self._check_checkpoints(connection, [row[0] for row in rows])
-
-    def _check_checkpoints(self, connection: sqlite3.Connection, signed: Iterable[str]) -> None:
-        size = tree.size(connection)
-        for encoded in signed:
-            last = checkpoint.open_signed(encoded, self.public_key, self.origin).checkpoint
-            if last.size > size:
-                raise _not_continued(last, f"{size} entries", f"{last.size} entries")
-            root = merkle.root_from(tree.subtrees(connection), last.size)
-            if root != last.root:
-                raise _not_continued(last, root.hex(), last.root.hex())
+        fsck.check_checkpoints(connection, [row[0] for row in rows], self.origin, self.public_key)
 
     def _known_size(self, connection: sqlite3.Connection, size: int | None) -> int:
         whole = tree.size(connection)
@@ -246,18 +285,19 @@ class LogStore:
             raise _no_such(f"log {self.origin} has no entries {start} to {end - 1}", f"{start}..{end}", f"0..{size}")
 
 
+def _compaction(connection: sqlite3.Connection, part: Compacted) -> CompactionBody:
+    covered = connection.execute("SELECT coalesce(max(size), 0) FROM cosignatures").fetchone()[0]
+    leaves = expired.leaves_sha256(tree.leaves_to_strip(connection, part.ranges, covered))
+    return CompactionBody(**part._asdict(), leaves_sha256=leaves)
+
+
+def _prepared(draft: Draft) -> Prepared:
+    prepared = prepare(draft.kind, draft.body, draft.study, version_of(draft.kind))
+    check_body(draft.kind, prepared.body)
+    return prepared
+
+
 def _no_such(message: str, found: object, limit: object) -> InputError:
     return InputError(
         "RSD-5034", message, rule="LogStore", found=found, limit=limit, next="ask for what the log has: see its size"
-    )
-
-
-def _not_continued(last: Checkpoint, found: str, limit: str) -> CheckFailed:
-    return CheckFailed(
-        "RSD-5032",
-        f"the tree of log {last.origin} does not continue its own checkpoint of {last.size} entries",
-        rule="a log never signs what is inconsistent with what it signed",
-        found=found,
-        limit=limit,
-        next="stop; restore the newest backup of the log, and tell the witnesses and the auditor",
     )

@@ -6,12 +6,12 @@ Functions of an open transaction; who opens it decides about atomicity.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from compliance.errors import CheckFailed, ResidencyError
-from compliance.log import merkle
+from compliance.errors import CheckFailed, InputError, Refused, ResidencyError
+from compliance.log import expired, merkle
 from compliance.log.entry import Entry, decode
 from compliance.log.merkle import Subtrees
 
@@ -46,25 +46,44 @@ def claim(connection: sqlite3.Connection, origin: str, public_key: Ed25519Public
         )
 
 
+def require_sound(connection: sqlite3.Connection) -> None:
+    """A file from somebody else has these tables and no others, with values of these types; reads all of it once.
+
+    Raises CheckFailed RSD-5035.
+    """
+    held = {str(row[0]).strip() for row in connection.execute("SELECT sql FROM sqlite_schema")}
+    if held != {statement.strip() for statement in SCHEMA.split(";")}:
+        raise damaged("this file has not the tables of a log", f"{len(held)} tables or other things", "its 5 tables")
+    said = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if said != ("ok",):
+        raise damaged("SQLite finds the file damaged", str(said)[:200], "ok")
+
+
 def size(connection: sqlite3.Connection) -> int:
     """The number of leaves."""
     found = connection.execute("SELECT max(i) FROM nodes WHERE level = 0").fetchone()[0]
     return 0 if found is None else int(found) + 1
 
 
-def insert(connection: sqlite3.Connection, entry: Entry) -> bytes:
-    """Insert the next entry and the subtrees that it completes; returns its leaf hash. Raises CheckFailed RSD-5035."""
-    data = entry.encode()
-    connection.execute("INSERT INTO entries VALUES (?, ?)", (entry.index, data))
-    leaf = merkle.leaf_hash(data)
-    lookup = subtrees(connection)
-    level, i, node = 0, entry.index, leaf
-    connection.execute("INSERT INTO nodes VALUES (?, ?, ?)", (level, i, node))
-    while i & 1:
-        node = merkle.node_hash(lookup(level, i - 1), node)
-        level, i = level + 1, i >> 1
-        connection.execute("INSERT INTO nodes VALUES (?, ?, ?)", (level, i, node))
-    return leaf
+def insert(connection: sqlite3.Connection, start: int, encoded: Sequence[bytes]) -> list[bytes]:
+    """Insert the next entries, from index `start` on, and the subtrees that they complete; returns their leaf hashes.
+
+    Raises CheckFailed RSD-5035.
+    """
+    lookup, fresh = subtrees(connection), dict[tuple[int, int], bytes]()
+    leaves = []
+    for index, data in enumerate(encoded, start):
+        leaf = node = merkle.leaf_hash(data)
+        level, i = 0, index
+        fresh[level, i] = node
+        while i & 1:
+            node = merkle.node_hash(fresh.get((level, i - 1)) or lookup(level, i - 1), node)
+            level, i = level + 1, i >> 1
+            fresh[level, i] = node
+        leaves.append(leaf)
+    connection.executemany("INSERT INTO entries VALUES (?, ?)", enumerate(encoded, start))
+    connection.executemany("INSERT INTO nodes VALUES (?, ?, ?)", ((*at, node) for at, node in fresh.items()))
+    return leaves
 
 
 def subtrees(connection: sqlite3.Connection) -> Subtrees:
@@ -73,7 +92,7 @@ def subtrees(connection: sqlite3.Connection) -> Subtrees:
     def lookup(level: int, i: int) -> bytes:
         row = connection.execute("SELECT hash FROM nodes WHERE level = ? AND i = ?", (level, i)).fetchone()
         if row is None:
-            raise _damaged(f"the tree lacks node {i} of level {level}", "nothing", "32 bytes")
+            raise damaged(f"the tree lacks node {i} of level {level}", "nothing", "32 bytes")
         return bytes(row[0])
 
     return lookup
@@ -83,16 +102,91 @@ def leaf_hashes(connection: sqlite3.Connection, count: int) -> list[bytes]:
     """The first `count` leaf hashes. Raises CheckFailed RSD-5035 if some are missing."""
     rows = connection.execute("SELECT hash FROM nodes WHERE level = 0 AND i < ? ORDER BY i", (count,)).fetchall()
     if len(rows) != count:
-        raise _damaged("the tree lacks leaf hashes", len(rows), count)
+        raise damaged("the tree lacks leaf hashes", len(rows), count)
     return [bytes(row[0]) for row in rows]
 
 
-def read(
-    connection: sqlite3.Connection, origin: str, start: int, end: int, marks: tuple[bytes, ...] = ()
-) -> Iterator[Entry]:
-    """The entries [start, end) in order, each checked against its leaf hash. Raises CheckFailed RSD-5033, RSD-5035.
+def read(connection: sqlite3.Connection, origin: str, start: int, end: int) -> Iterator[Entry]:
+    """The entries [start, end) in order, each checked against its leaf hash; those that expired are left out.
 
-    Those whose bytes lack one of `marks` are hashed and not parsed.
+    Raises CheckFailed RSD-5033, RSD-5035, RSD-5062.
+    """
+    return _kept(connection, origin, raw(connection, origin, start, end))
+
+
+def some(connection: sqlite3.Connection, origin: str, indices: Iterable[int]) -> Iterator[Entry]:
+    """The entries at `indices`, as `read` gives them."""
+    rows = (row for index in indices for row in raw(connection, origin, index, index + 1))
+    return _kept(connection, origin, rows)
+
+
+def _kept(connection: sqlite3.Connection, origin: str, rows: Iterable[tuple[int, bytes, bytes]]) -> Iterator[Entry]:
+    marks = expired.Marks(lambda index: one(connection, origin, index))
+    for index, _, data in rows:
+        if expired.is_mark(data):
+            marks.record_class(index, data)
+        else:
+            yield parsed(origin, index, data)
+
+
+def one(connection: sqlite3.Connection, origin: str, index: int) -> Entry:
+    """Entry `index`, checked against its leaf hash. Raises CheckFailed RSD-5033, RSD-5035, InputError RSD-5061."""
+    (data,) = (data for _, _, data in raw(connection, origin, index, index + 1))
+    if expired.is_mark(data):
+        name = expired.Marks(lambda by: one(connection, origin, by)).record_class(index, data)
+        raise InputError(
+            "RSD-5061",
+            f"entry {index} of log {origin} expired under class {name}; its leaf is in the tree",
+            rule="what retention wants gone is gone; its hash stays",
+            found=f"named by compaction entry {int.from_bytes(data, 'big')}",
+            limit="an entry whose text is kept",
+            next="see that compaction entry: residency log export",
+        )
+    return parsed(origin, index, data)
+
+
+def expired_by(connection: sqlite3.Connection, origin: str, indices: Iterable[int]) -> dict[int, int]:
+    """Of these entries those that are marked: index -> the compaction entry. Raises CheckFailed as `read`."""
+    marks = expired.Marks(lambda index: one(connection, origin, index))
+    found: dict[int, int] = {}
+    for index in indices:
+        for _, _, data in raw(connection, origin, index, index + 1):
+            if expired.is_mark(data):
+                marks.record_class(index, data)
+                found[index] = int.from_bytes(data, "big")
+    return found
+
+
+def leaves_to_strip(connection: sqlite3.Connection, ranges: Iterable[tuple[int, int]], covered: int) -> Iterator[bytes]:
+    """The leaf hashes of entries whose texts are about to go. Raises Refused RSD-5065."""
+    query = (
+        "SELECT n.i, n.hash, length(e.data) FROM nodes n JOIN entries e ON e.idx = n.i"
+        " WHERE n.level = 0 AND n.i BETWEEN ? AND ? ORDER BY n.i"
+    )
+    for first, last in ranges:
+        found = connection.execute(query, (first, last)).fetchall()
+        gone = [index for index, _, length in found if length <= expired.MARK_SIZE]
+        if len(found) != last - first + 1 or gone or last >= covered:
+            raise Refused(
+                "RSD-5065",
+                f"the entries {first} to {last} cannot lose their text now",
+                rule="a text goes once, and after somebody cosigned its leaf",
+                found=f"{len(found)} entries, {len(gone)} of them without text, cosigned up to {covered}",
+                limit=f"{last - first + 1} entries, all with their text, before {covered}",
+                next="plan again: residency log compact --dry-run",
+            )
+        yield from (bytes(leaf) for _, leaf, _ in found)
+
+
+def remove_texts(connection: sqlite3.Connection, first: int, last: int, mark: bytes) -> None:
+    """Put `mark` in place of the texts of the entries first to last."""
+    connection.execute("UPDATE entries SET data = ? WHERE idx BETWEEN ? AND ?", (mark, first, last))
+
+
+def raw(connection: sqlite3.Connection, origin: str, start: int, end: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """Index, leaf hash, and text or mark, of the entries [start, end) in order; each text was hashed.
+
+    Raises CheckFailed RSD-5033, RSD-5035.
     """
     query = (
         "SELECT n.i, n.hash, e.data FROM nodes n LEFT JOIN entries e ON e.idx = n.i"
@@ -102,10 +196,9 @@ def read(
     for expected in range(start, end):
         row = rows.fetchone()
         if row is None or row[0] != expected:
-            raise _damaged(f"the tree of log {origin} lacks leaf {expected}", "nothing", "32 bytes")
-        data = hashed(origin, expected, row[1], row[2])
-        if all(mark in data for mark in marks):
-            yield _parsed(origin, expected, data)
+            raise damaged(f"the tree of log {origin} lacks leaf {expected}", "nothing", "32 bytes")
+        leaf, data = row[1:]
+        yield expected, leaf, data if expired.is_mark(data) else hashed(origin, expected, leaf, data)
 
 
 def check_ends(connection: sqlite3.Connection, origin: str) -> None:
@@ -119,51 +212,32 @@ def check_ends(connection: sqlite3.Connection, origin: str) -> None:
     expected = 2 * leaves - leaves.bit_count()  # leaves and complete inner nodes
     if (count, last, nodes) != (leaves, leaves, expected):
         found = f"{count} entries up to {last}, {nodes} nodes"
-        raise _damaged(f"entries and tree of log {origin} differ", found, f"{leaves} entries, {expected} nodes")
+        raise damaged(f"entries and tree of log {origin} differ", found, f"{leaves} entries, {expected} nodes")
     for _ in read(connection, origin, max(leaves - 1, 0), leaves):
         merkle.root_from(subtrees(connection), leaves)
 
 
-def check_all(connection: sqlite3.Connection, origin: str) -> int:
-    """Hash all entries and nodes again; returns the number of entries. Raises CheckFailed RSD-5033, RSD-5035."""
-    leaves = size(connection)
-    lookup = subtrees(connection)
-    for entry in read(connection, origin, 0, leaves):
-        _check_nodes_above(lookup, entry.index)
-    check_ends(connection, origin)
-    return leaves
-
-
-def _check_nodes_above(lookup: Subtrees, index: int) -> None:
-    """Check the inner nodes that leaf `index` completes, given that all nodes before them are right."""
-    level, i = 0, index
-    while i & 1:
-        level, i = level + 1, i >> 1
-        stored = lookup(level, i)
-        computed = merkle.node_hash(lookup(level - 1, 2 * i), lookup(level - 1, 2 * i + 1))
-        if stored != computed:
-            raise _damaged(f"node {i} of level {level} is not the hash of its children", stored.hex(), computed.hex())
-
-
 def hashed(origin: str, index: int, leaf: bytes, data: bytes | None) -> bytes:
     """`data`, if its leaf hash is `leaf`. Raises CheckFailed RSD-5033."""
-    found = "nothing" if data is None else merkle.leaf_hash(data).hex()
-    if data is None or found != leaf.hex():
-        raise _bad_entry(origin, index, found, leaf.hex())
+    found = None if data is None else merkle.leaf_hash(data)
+    if data is None or found != leaf:
+        raise bad_entry(origin, index, found.hex() if found else "nothing", leaf.hex())
     return data
 
 
-def _parsed(origin: str, index: int, data: bytes) -> Entry:
+def parsed(origin: str, index: int, data: bytes) -> Entry:
+    """The entry in a text that was hashed. Raises CheckFailed RSD-5033."""
     try:
         entry = decode(data)
     except ResidencyError as e:
-        raise _bad_entry(origin, index, e.message, "an entry") from e
+        raise bad_entry(origin, index, e.message, "an entry") from e
     if entry.index != index:
-        raise _bad_entry(origin, index, f"entry {entry.index}", f"entry {index}")
+        raise bad_entry(origin, index, f"entry {entry.index}", f"entry {index}")
     return entry
 
 
-def _bad_entry(origin: str, index: int, found: str, limit: str) -> CheckFailed:
+def bad_entry(origin: str, index: int, found: str, limit: str) -> CheckFailed:
+    """RSD-5033."""
     return CheckFailed(
         "RSD-5033",
         f"entry {index} of log {origin} is not the one that was hashed into the tree",
@@ -174,5 +248,6 @@ def _bad_entry(origin: str, index: int, found: str, limit: str) -> CheckFailed:
     )
 
 
-def _damaged(message: str, found: object, limit: object) -> CheckFailed:
+def damaged(message: str, found: object, limit: object) -> CheckFailed:
+    """RSD-5035."""
     return CheckFailed("RSD-5035", message, rule=_RULE, found=found, limit=limit, next=_NEXT)

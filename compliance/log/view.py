@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from compliance.canonical import b64decode, parse_json
 from compliance.errors import InputError
 from compliance.files import read_bytes
-from compliance.log import note, tree
+from compliance.log import expired, note, tree
 from compliance.log.entry import Entry, decode
 from compliance.log.evidence import LogEvidence
 from compliance.log.read_only import ReadOnlyDatabase, look
@@ -25,7 +25,9 @@ class LogView:
     """What can be seen of one log. Entries are those that their leaf hashes commit to; nothing else was checked.
 
     checkpoints: signed notes with the cosignature lines that are known here, smallest size first; the last may be
-    smaller than the log. whole: every entry of the log can be seen, not only those of one study.
+    smaller than the log. whole: every entry that is not expired can be seen, not only those of one study. expired:
+    index -> class of record, of entries whose text went by retention, as an entry of kind `compaction` says; their
+    leaf hashes stand.
     """
 
     origin: str
@@ -33,6 +35,7 @@ class LogView:
     checkpoints: tuple[str, ...]
     entries: Mapping[int, Entry]
     whole: bool
+    expired: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def member(self) -> str:
@@ -52,8 +55,8 @@ class LogView:
 def read_views(path: Path) -> tuple[LogView, ...]:
     """The logs at `path`: a bundle or run folder, the home of an agent or operator, a file of evidence, a log.db.
 
-    Raises InputError RSD-2005 (no such file), RSD-9041 (malformed), RSD-5060 (no log there), CheckFailed RSD-5033 and
-    RSD-5035 (an entry is not what was hashed), EnvironmentFault RSD-5030.
+    Raises InputError RSD-2005 (no such file), RSD-9041 (malformed), RSD-5060 (no log there), CheckFailed RSD-5033,
+    RSD-5035 (an entry is not what was hashed), RSD-5062 (one is missing), EnvironmentFault RSD-5030.
     """
     if not path.is_dir():
         return (_file(path),)
@@ -73,7 +76,7 @@ def read_views(path: Path) -> tuple[LogView, ...]:
 
 
 def view_of(evidence: LogEvidence, what: str) -> LogView:
-    """The log in a file of evidence. Raises InputError RSD-9041, CheckFailed RSD-5033."""
+    """The log in a file of evidence. Raises InputError RSD-9041, CheckFailed RSD-5033, RSD-5062."""
     hashes = evidence.hashes()
     entries: dict[int, Entry] = {}
     for held in sorted(evidence.entries, key=lambda e: e.index):
@@ -81,7 +84,14 @@ def view_of(evidence: LogEvidence, what: str) -> LogView:
         expected = hashes[held.index] if held.index < len(hashes) else b""
         entries[held.index] = decode(tree.hashed(evidence.origin, held.index, expected, data))
     notes = (*evidence.earlier, evidence.checkpoint)
-    return LogView(evidence.origin, hashes, notes, entries, len(entries) == len(hashes))
+    return seen(evidence.origin, hashes, notes, entries)
+
+
+def seen(origin: str, hashes: list[bytes], notes: tuple[str, ...], entries: dict[int, Entry]) -> LogView:
+    """The view of a log of which these entries are there. Raises CheckFailed RSD-5062 (a wrong compaction entry)."""
+    named = expired.expired_of(entries.values(), len(hashes))
+    gone = {index: name for index, name in named.items() if index not in entries}
+    return LogView(origin, hashes, notes, entries, len(entries) + len(gone) == len(hashes), gone)
 
 
 def _file(path: Path) -> LogView:
@@ -95,10 +105,11 @@ def _file(path: Path) -> LogView:
 def _database(path: Path) -> LogView:
     def read(connection: sqlite3.Connection) -> LogView:
         with ReadOnlyDatabase(path, connection).reading() as reading:
+            tree.require_sound(reading)
             origin = str(reading.execute("SELECT origin FROM log").fetchone()[0])
             size = tree.size(reading)
             entries = {e.index: e for e in tree.read(reading, origin, 0, size)}
-            return LogView(origin, tree.leaf_hashes(reading, size), _notes(reading), entries, len(entries) == size)
+            return seen(origin, tree.leaf_hashes(reading, size), _notes(reading), entries)
 
     return look(path, read)
 

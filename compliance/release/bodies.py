@@ -13,6 +13,7 @@ from pydantic import Field
 from compliance.canonical import Json
 from compliance.errors import InputError
 from compliance.law.model import Decision
+from compliance.log.bodies import Body
 from compliance.log.entry import Entry
 from compliance.privacy.events import PrivacyEvent
 from compliance.study import SHA256
@@ -22,16 +23,9 @@ from compliance.validation import load_model
 
 AGGREGATE, METRIC, UPDATE = "aggregate", "metric", ("dp_update", "masked_update")
 RELEASED = "released_model"
+VERSION = 1  # of all these shapes, as in compliance/log/kinds.py
 ENGINE = "engine."  # begins the engine's own rules, which can only deny
 B = TypeVar("B", bound="Body")
-
-
-class Body(Frozen):
-    """The body of one kind of entry."""
-
-    def as_json(self) -> dict[str, Json]:
-        """JSON form, as it goes into `LogStore.append`."""
-        return self.model_dump(mode="json")
 
 
 class AnswerBody(Body):
@@ -160,6 +154,14 @@ class LoggedDecision:
     peer: str
 
 
+class DecisionBody(Decision):
+    """`decision`: as it was made, with the round that it was made before (0: at joining) and whom it is about."""
+
+    schema_: Literal["residency.decision/1"] = Field(alias="schema")
+    round: int = Field(ge=0)
+    peer: str = Field(pattern=NAME)
+
+
 class _DecisionHead(Frozen):
     schema_: Literal["residency.decision/1"] = Field(alias="schema")
     round: int = Field(ge=0)
@@ -173,11 +175,13 @@ def decision_body(decision: Decision, round_: int, peer: str) -> dict[str, Json]
 
 def read_body(model: type[B], entry: Entry, where: str) -> B:
     """The typed body of `entry`. Raises InputError RSD-9041 naming `where` it stands."""
+    _check_version(entry, where)
     return load_model(model, entry.body, "RSD-9041", where)
 
 
 def read_decision(entry: Entry, where: str) -> LoggedDecision:
     """The decision in `entry`. Raises InputError RSD-9041, also for one that no engine makes: see `_contradiction`."""
+    _check_version(entry, where)
     own = {"schema", "round", "peer"}
     head = load_model(_DecisionHead, {k: v for k, v in entry.body.items() if k in own}, "RSD-9041", where)
     rest = {k: v for k, v in entry.body.items() if k not in own}
@@ -187,6 +191,11 @@ def read_decision(entry: Entry, where: str) -> LoggedDecision:
         said = "allow" if decision.allow else "deny"
         raise InputError("RSD-9041", f"{where} contradicts itself", found=contradiction, limit=f"all of it says {said}")
     return LoggedDecision(decision, head.round, head.peer)
+
+
+def _check_version(entry: Entry, where: str) -> None:
+    if entry.v != VERSION:
+        raise InputError("RSD-9041", f"{where} has a shape of another version", found=entry.v, limit=VERSION)
 
 
 def _contradiction(decision: Decision) -> str:

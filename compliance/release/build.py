@@ -14,9 +14,13 @@ from compliance.errors import InputError, Refused
 from compliance.evaluation.record import FILE, FOLDER
 from compliance.identity import Signer, parse_envelope, seal
 from compliance.release import manifest as manifests
+from compliance.release.attest import attestations
+from compliance.release.bom import BOM_FILE, bill_of_materials
 from compliance.release.card import CARD_FILE, card
 from compliance.release.case import Contents
 from compliance.release.model_files import WEIGHTS
+from compliance.release.model_signature import sign_model
+from compliance.release.tlog_proof import proofs
 from compliance.release.verify_decisions import cleared
 from compliance.release.verify_model import released
 from compliance.release.verify_privacy import claims
@@ -50,9 +54,9 @@ class _Result(BaseModel):
 def build_bundle(run: Mapping[str, bytes], operator: Signer, anchor: Anchor) -> dict[str, bytes]:
     """Path -> bytes of the bundle of a run folder's files. A function of its arguments: no clock, no chance.
 
-    `created` is the time of the last entry that the evidence shows; Ed25519 signatures are deterministic. Judges
+    `created` is the time of the last entry that the evidence shows; all signatures are deterministic. Judges
     nothing: `verify_bundle` does. Raises InputError RSD-904x for what is malformed or missing, Refused RSD-9022 for a
-    run that did not finish, RSD-6008 for a key that is no operator's.
+    run that did not finish, RSD-6008 for a key that is no operator's, EnvironmentFault RSD-9143.
     """
     if operator.identity.role != "operator":
         raise Refused(
@@ -73,9 +77,19 @@ def build_bundle(run: Mapping[str, bytes], operator: Signer, anchor: Anchor) -> 
     files |= _evaluation(contents)
     files["privacy.json"] = canonical(claims(contents)) + b"\n"
     files |= released(contents)
-    files[CARD_FILE] = card(Contents(files))
+    files |= _attached(files, operator)
     files[manifests.PATH] = seal(_statement(contents, files, anchor, result.run), operator).encode() + b"\n"
     return files
+
+
+def _attached(files: dict[str, bytes], operator: Signer) -> dict[str, bytes]:
+    """What is made from the rest of the bundle: the card, and what other people's tools read."""
+    whole = dict(files)
+    contents = Contents(whole)
+    whole[CARD_FILE] = card(contents)
+    whole |= sign_model(whole, operator)
+    whole[BOM_FILE] = bill_of_materials(contents)
+    return whole | attestations(contents, operator) | proofs(contents)
 
 
 def _answers(contents: Contents) -> dict[str, bytes]:

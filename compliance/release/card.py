@@ -12,13 +12,17 @@ from compliance.roster import RosterRow
 from compliance.task_spec import TaskSpec, labels_of
 
 CARD_FILE = "model/README.md"
-_PIPELINES = {
+PIPELINES = {
     "sequence_classification": "text-classification",
     "token_classification": "token-classification",
     "causal_lm": "text-generation",
     "image_classification": "image-classification",
     "tabular": "tabular-classification",
 }
+
+_ASSERTED = (
+    "that the events describe what was run, the record counts, that the software was unmodified, and where the data are"
+)
 
 
 def card(contents: Contents) -> bytes:
@@ -31,19 +35,58 @@ def card(contents: Contents) -> bytes:
 
 
 def _front_matter(contents: Contents) -> str:
+    """The card's metadata as the Hub reads it. Texts are JSON strings, which YAML reads as they are."""
     study = contents.study
+    base = (
+        []
+        if study.model.built_in
+        else [f"base_model: {json.dumps(study.model.name)}", f"base_model_relation: {_relation(contents)}"]
+    )
     lines = [
         "---",
-        *([] if study.model.built_in else [f"base_model: {json.dumps(study.model.name)}"]),
+        *base,
         "library_name: peft" if study.model.adapters else "library_name: safetensors",
-        f"pipeline_tag: {_PIPELINES[study.task.kind]}",
+        f"pipeline_tag: {PIPELINES[study.task.kind]}",
         "tags:",
         "- federated-learning",
         "- differential-privacy",
         "- residency",
+        *_model_index(contents),
         "---",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _relation(contents: Contents) -> str:
+    return "adapter" if contents.study.model.adapters else "finetune"
+
+
+def _model_index(contents: Contents) -> list[str]:
+    """The published figures in the Hub's form; nothing where there are none."""
+    study, record = contents.study, contents.evaluation[0] if contents.evaluation else None
+    figures = [f for f in (record.figures or ()) if f.value_micro is not None] if record else []
+    if not figures:
+        return []
+    name = json.dumps(study.name)
+    lines = [
+        "model-index:",
+        f"- name: {name}",
+        "  results:",
+        "  - task:",
+        f"      type: {PIPELINES[study.task.kind]}",
+        "    dataset:",
+        f"      name: {json.dumps(f'{study.dataset}: records of the sites, those trained on among them')}",
+        f"      type: {json.dumps(study.dataset)}",
+        "    metrics:",
+    ]
+    for f in figures:
+        label = f"{f.name} ({f.label})" if f.label else f.name
+        lines += [f"    - type: {f.name}", f"      name: {json.dumps(label)}", f"      value: {_number(f.value_micro)}"]
+    return lines
+
+
+def _number(micro: int | None) -> str:
+    return f"{(micro or 0) / 1e6:.6f}"
 
 
 def _heading(contents: Contents) -> str:
@@ -141,10 +184,7 @@ def _overlap(contents: Contents) -> str:
     claims = contents.claims
     if not claims.overlap:
         return ""
-    rows = [
-        (str(row.sites), "no finite bound" if row.epsilon_milli is None else f"{row.epsilon_milli / 1000:.3f}")
-        for row in claims.overlap
-    ]
+    rows = [(str(row.sites), row.text) for row in claims.overlap]
     head = (
         f"The sites have not compared their patients. For a {claims.unit} that several of them hold, the events of\n"
         "those sites compose; the bound is that of the sites for which it is largest, at the same delta. For a number\n"
@@ -180,7 +220,8 @@ def _evaluation(contents: Contents) -> tuple[str, ...]:
 def _law(contents: Contents) -> str:
     packs = sorted(
         f"- {p.id} version {p.version} ({_plain(p.title)}), verified {p.verified_on}, expires {p.expires_on}: "
-        f"{'DRAFT, no counsel has reviewed it' if p.draft else 'reviewed by ' + _plain(p.reviewer)}"
+        f"{'DRAFT, no counsel has reviewed it' if p.draft else 'reviewed by ' + _plain(p.reviewer)}; "
+        f"{_adopted_by(contents, p.digest)}"
         for p in contents.packs.values()
     )
     denied = [
@@ -188,26 +229,45 @@ def _law(contents: Contents) -> str:
         for site in contents.study.sites
         for rule in denial_rules(contents, site.name)
     ]
-    lines = ["## Law packs", "", "Transfers were decided by these packs, which the sites adopted:", "", *packs]
+    lines = [
+        "## Law packs",
+        "",
+        "Transfers were decided by these packs, each by those who adopted or applied it:",
+        "",
+        *packs,
+    ]
     if denied:
         lines += ["", *denied]
     note = "An ALLOW means that no adopted rule objects and that the required documents are on file. It is no finding"
     return "\n".join([*lines, "", note, "of lawfulness, and nothing here is legal advice."]) + "\n"
 
 
+def _adopted_by(contents: Contents, digest: str) -> str:
+    """Whose signed law sets hold the pack; the operator may also apply packs that nobody adopted."""
+    holders = [m for m, a in sorted(contents.adoptions.items()) if digest in a.law_set.adopted.values()]
+    operator = contents.study.operator.name
+    applied = any(digest in x.decision.packs.values() for _, x in contents.decisions(operator))
+    said = [f"adopted by {', '.join(holders)}"] if holders else []
+    said += [f"applied by {operator}"] if applied and operator not in holders else []
+    return "; ".join(said) or "named by a decision"
+
+
 def _limits(contents: Contents) -> str:
+    return "\n".join(("## Limitations", "", *(f"- {line}" for line in limitations(contents))))
+
+
+def limitations(contents: Contents) -> list[str]:
+    """What the model is not, and what nobody can check; in the card and in the bill of materials."""
     lines = [
-        "## Limitations",
-        "",
-        "- " + _measured(contents),
-        "- Not a medical device; not assessed for clinical use, for bias, or for other hospitals' patients.",
-        "- The operator saw every site's noised update: aggregation is not masked in this version.",
-        "- What sites assert and nobody can check from outside: that the events describe what was run, the record",
-        "  counts, that the software was unmodified, and where the data are.",
+        _measured(contents),
+        "Not a medical device; not assessed for clinical use, for bias, or for other hospitals' patients.",
+        "The operator saw every site's noised update: aggregation is not masked in this version.",
+        f"What sites assert and nobody can check from outside: {_ASSERTED}.",
+        "No licence is stated in the study: ask the operator under which terms the model may be used.",
     ]
     if any(row.outcome != "contributed" for r in contents.rosters for row in r.roster.rows):
-        lines.append("- Not every site contributed in every round: see the table of sites.")
-    return "\n".join(lines)
+        lines.append("Not every site contributed in every round: see the table of sites.")
+    return lines
 
 
 def _measured(contents: Contents) -> str:

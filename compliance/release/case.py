@@ -52,6 +52,11 @@ class OverlapEpsilon(Frozen):
     sites: int = Field(ge=2)
     epsilon_milli: int | None = Field(ge=0)
 
+    @property
+    def text(self) -> str:
+        """The bound with three decimals, for people."""
+        return "no finite bound" if self.epsilon_milli is None else f"{self.epsilon_milli / 1000:.3f}"
+
 
 class PrivacyClaims(Frozen):
     """privacy.json: the claimed upper bound per site, for units that several sites hold, and what computed it."""

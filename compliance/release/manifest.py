@@ -24,8 +24,12 @@ ALLOWED = re.compile(
     rf"|packs/{_NAME}(\.[0-9a-f]{{12}})?\.yaml"
     r"|rosters/round-[0-9]{3,4}\.json|snapshots/round-[0-9]{3,4}\.f32"
     rf"|evidence/{_NAME}\.json|evaluation\.json|histograms/{_NAME}\.json"
-    r"|model/((adapter_model|head|difference|network)\.safetensors|(adapter_config|network)\.json|README\.md)"
+    r"|model/((adapter_model|head|difference|network)\.safetensors|(adapter_config|network)\.json|README\.md|model\.sig)"
+    r"|attestations/((provenance|privacy|verification)\.intoto\.jsonl|model-signing\.pem)|bom\.cdx\.json"
+    rf"|proofs/{_NAME}\.(close|roster|commit|transfer)\.tlog-proof"
 )
+
+ATTACHED = ("attestations/", "bom.cdx.json", "model/model.sig", "proofs/")  # what is there for other people's tools
 
 
 class TrustRef(Frozen):

@@ -15,10 +15,11 @@
     expired when it allowed. If the study names the verifier's own version, packs that bind and region sets are the
     installed ones; those of another version are the member's word.
  7. logs: the operator's and every contributing site's are shown. Each checkpoint is signed by its member's key and
-    cosigned by somebody who is neither the log's owner nor the operator; all leaf hashes lead to the root of each
-    checkpoint; opened entries are what was hashed, and exactly those of the study that its last `close` entry counts;
-    what other members logged as cosigned is a prefix; every entry that a roster names is there, with its leaf hash.
-    Each contributing site joined this run; the manifest bears the time of the last entry, none is of the future.
+    cosigned by as many as the study asks for who are neither the log's owner nor the operator; all leaf hashes lead
+    to the root of each checkpoint; opened entries are what was hashed, and exactly those of the study that its last
+    `close` entry counts; what other members logged as cosigned is a prefix; every entry that a roster names is there,
+    with its leaf hash. Each contributing site joined this run; the manifest bears the time of the last entry, none is
+    of the future.
  8. rosters: rounds 1 to the last without a gap, in term, signed by the operator and by the agent of every
     contributing site, a row for every site of the study, the study's privacy unit; the digest of each base is that of
     the result before, and those of the last results are those of the snapshots. The operator closed the study with
@@ -47,6 +48,15 @@
     the released model, and has a row for every site; each site in the sum signed its noised counts, charged, logged,
     decided and sent them once, with one digest; no shown log holds counts that the record leaves out without a reason;
     the figures and their intervals, derived again from the signed counts, are the record's, and none below the quorum.
+16. statements: attestations/ holds three in-toto statements, each in a DSSE envelope that the operator's key signed,
+    valid when the bundle was made: the run as SLSA provenance, the privacy ledger, a summary of steps 1 to 15. Each
+    says, value by value, what is made from the evidence.
+17. signature: model/model.sig, in the form of OpenSSF model signing, lists every other file of model/ by its SHA-256
+    and verifies with attestations/model-signing.pem, for which the manifest vouches and nothing else.
+18. materials: bom.cdx.json, a CycloneDX 1.6 bill of materials, equals, byte for byte, the one made from the evidence.
+19. proofs: proofs/ holds just the inclusion proofs (C2SP tlog-proof) that the logs of step 7 give: of each log's close,
+    the operator's last roster, and each contributing site's last commit and transfer; each leads from the entry's
+    bytes to the log's checkpoint with its cosignatures.
 
 Whatever is malformed inside the bundle makes its step false (exit 1). Keys are judged at the time of what they signed
 and at that of the entry that records it; the trust file's expiry at the time of judging. Files are read before
@@ -58,11 +68,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from compliance.canonical import Json
+from compliance.canonical import Json, sha256_hex
 from compliance.clock import rfc3339
 from compliance.errors import CheckFailed, NoTrustAnchor, ResidencyError
 from compliance.release import manifest as manifests
 from compliance.release import (
+    verify_attached,
     verify_decisions,
     verify_evaluation,
     verify_logs,
@@ -73,6 +84,7 @@ from compliance.release import (
     verify_signed,
 )
 from compliance.release.case import Contents, Context
+from compliance.release.model_signature import KEY_FILE
 from compliance.release.report import STEPS, Found, Report, Step, StepResult, step_error
 from compliance.trust.root import Anchor
 
@@ -92,11 +104,20 @@ _CHECKS: tuple[Callable[[Contents, Context], Found], ...] = (
     verify_model.model,
     verify_model.model_card,
     verify_evaluation.evaluation,
+    verify_attached.statements,
+    verify_attached.signature,
+    verify_attached.materials,
+    verify_attached.proved,
 )
 
 
-def verify_bundle(files: Mapping[str, bytes], anchor: Anchor, at: datetime) -> Report:
-    """All steps on a bundle in memory. Never raises for what the bundle holds: see `Report.error` (exit code 1)."""
+def verify_bundle(
+    files: Mapping[str, bytes], anchor: Anchor, at: datetime, told: Callable[[StepResult], None] = lambda _: None
+) -> Report:
+    """All steps on a bundle in memory. Never raises for what the bundle holds: see `Report.error` (exit code 1).
+
+    `told` is called with each step's result as soon as it is known, in their order.
+    """
     contents, context = Contents(files), Context(anchor, at)
     results: list[StepResult] = []
     failed: StepResult | None = None
@@ -107,12 +128,14 @@ def verify_bundle(files: Mapping[str, bytes], anchor: Anchor, at: datetime) -> R
         if failed is not None:  # a later step than the one that noticed may be the one that is false
             result = failed if failed.step == step else StepResult(step, "not run")
         results.append(result)
+        told(result)
     error = failed.error if failed else None
     facts: dict[str, Json] = {"mode": "full", "at": rfc3339(at), "trust": anchor.digest}
     if error is None:
         sites = {s.site: s.epsilon_milli for s in contents.claims.sites}
         manifest = contents.envelope(manifests.PATH).digest
         facts |= {"study": contents.study_digest, "manifest": manifest, "epsilon_milli": sites}
+        facts["model_key"] = sha256_hex(contents.file(KEY_FILE))
     return Report(tuple(results), facts, error)
 
 

@@ -6,12 +6,15 @@ nobody else cosigned it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from compliance.canonical import canonical, sha256_hex
 from compliance.errors import CheckFailed
 from compliance.log.evidence import CheckedLog
 from compliance.release import bodies
 from compliance.release.case import Contents, Logged
 from compliance.trust.root import Trust
+from compliance.trust.witnesses import holders, neutral
 
 
 def entries(contents: Contents, log: Logged) -> None:
@@ -31,17 +34,27 @@ def entries(contents: Contents, log: Logged) -> None:
         raise _false(message, found=f"{len(shown)} entries", limit=f"{counted.entries} entries, by their indices")
 
 
-def cosigners(trust: Trust, member: str, log: CheckedLog) -> set[str]:
+def cosigners(trust: Trust, member: str, log: CheckedLog, quorum: int) -> set[str]:
     """Who cosigned the last checkpoint of the member's log, by the names of the keys' holders.
 
-    Raises CheckFailed RSD-9007 if there is nobody among them but the log's owner and the operator.
+    Raises CheckFailed RSD-9007 if fewer than `quorum` of them are neither the log's owner nor the operator.
     """
-    members = {trust.witness_name(m): m for m in (trust.operator.name, *(s.name for s in trust.sites))}
-    final = {members.get(name, name) for name, sizes in log.cosigners.items() if sizes[-1] == log.size}
-    if not final - {member, trust.operator.name}:
-        message = f"log {log.origin} is cosigned by nobody but its owner and the operator"
-        raise _false(message, found=sorted(final) or "nobody", limit="a site or witness that is neither")
-    return final
+    names = [name for name, sizes in log.cosigners.items() if sizes[-1] == log.size]
+    shortfall = below_quorum(trust, member, log.origin, names, quorum)
+    if shortfall is not None:
+        raise shortfall
+    return holders(trust, names)
+
+
+def below_quorum(trust: Trust, member: str, origin: str, names: Iterable[str], quorum: int) -> CheckFailed | None:
+    """RSD-9007 if fewer than `quorum` of those who cosigned the log of `member` under `names` are neutral, or None."""
+    counted = sorted(neutral(trust, member, names))
+    if len(counted) >= quorum:
+        return None
+    who = "nobody but its owner and the operator" if not counted else "fewer witnesses than the study asks for"
+    message = f"log {origin} is cosigned by {who}"
+    limit = f"{quorum} that are neither its owner nor the operator: study.quorum.witnesses"
+    return _false(message, found=f"{len(counted)} ({', '.join(counted) or 'nobody'})", limit=limit)
 
 
 def words(contents: Contents, trust: Trust, checked: dict[str, CheckedLog]) -> tuple[tuple[str, str], ...]:
@@ -49,10 +62,11 @@ def words(contents: Contents, trust: Trust, checked: dict[str, CheckedLog]) -> t
     out = []
     for member, log in checked.items():
         out.append((member, _hidden(log.size - len(contents.logs[member].entries))))
-        others = {*contents.contributing, trust.operator.name} - {member} - cosigners(trust, member, log)
+        names = [name for name, sizes in log.cosigners.items() if sizes[-1] == log.size]
+        others = {*contents.contributing, trust.operator.name} - {member} - holders(trust, names)
         if others:
-            names = ", ".join(sorted(others))
-            out.append((member, f"that its log is the one that {names} saw: they did not cosign its last checkpoint"))
+            who = ", ".join(sorted(others))
+            out.append((member, f"that its log is the one that {who} saw: they did not cosign its last checkpoint"))
     for site in contents.study.sites:
         if site.name not in contents.logs:
             text = f"that {site.name} contributed nothing, and why: no log of {site.name} is shown"

@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from compliance.clock import parse_time, rfc3339
 from compliance.errors import CheckFailed
-from compliance.identity import Role
 from compliance.log import merkle, note
 from compliance.log.evidence import CheckedLog, LogEvidence, check_evidence
 from compliance.release import bodies, verify_complete
@@ -17,6 +16,7 @@ from compliance.release.report import Found
 from compliance.release.verify_signed import CLOCK_TOLERANCE
 from compliance.roster import EntryRef
 from compliance.trust.root import Trust
+from compliance.trust.witnesses import log_role, witness_keys
 
 
 def logs(contents: Contents, context: Context) -> Found:
@@ -26,9 +26,10 @@ def logs(contents: Contents, context: Context) -> Found:
         contents.log(member)
     at = parse_time(contents.last_logged)
     checked = {m: check_log(trust, m, log.evidence, at, at_least=1) for m, log in sorted(contents.logs.items())}
+    quorum = contents.study.quorum.witnesses
     for member, log in contents.logs.items():
         check_key_period(trust, log, context.at)
-        _check_noted_by_peers(log, contents.logs, verify_complete.cosigners(trust, member, checked[member]))
+        _check_noted_by_peers(log, contents.logs, verify_complete.cosigners(trust, member, checked[member], quorum))
         verify_complete.entries(contents, log)
     _as_dated(contents)
     for site in contents.contributing:
@@ -65,23 +66,9 @@ def check_log(trust: Trust, member: str, evidence: LogEvidence, at: datetime, *,
     return check_evidence(evidence, key, witness_keys(trust, member, at), at_least)
 
 
-def witness_keys(trust: Trust, logging: str, at: datetime) -> dict[str, Ed25519PublicKey]:
-    """Who may cosign the log of `logging`: every other member under its witness name, with the key of its own log, and
-    witnesses (role `witness`) under their holder's name. Never the log's owner, in whatever role. Keys valid `at`.
-    """
-    outside = {k.holder: k.key() for k in trust.keys_of("witness") if k.holder != logging and k.may_sign_at(at)}
-    members = [m for m in (trust.operator.name, *(s.name for s in trust.sites)) if m != logging]
-    with_key = [m for m in members if any(k.may_sign_at(at) for k in trust.keys_of(_log_role(trust, m), m))]
-    return outside | {trust.witness_name(m): trust.log_key(m, at).key() for m in with_key}
-
-
-def _log_role(trust: Trust, member: str) -> Role:
-    return "operator" if member == trust.operator.name else "agent"
-
-
 def log_key(trust: Trust, member: str, evidence: LogEvidence) -> Ed25519PublicKey:
     """The member's key that signed the checkpoint; `check_evidence` verifies the signature itself."""
-    held = trust.keys_of(_log_role(trust, member), member)
+    held = trust.keys_of(log_role(trust, member), member)
     parsed = note.parse(evidence.checkpoint)
     for identity in held:
         if parsed.signature(evidence.origin, note.key_id(evidence.origin, note.TYPE_ED25519, identity.key())):
@@ -89,7 +76,7 @@ def log_key(trust: Trust, member: str, evidence: LogEvidence) -> Ed25519PublicKe
     raise _false(
         "RSD-9007",
         f"the checkpoint of log {evidence.origin} is not signed by a key of {member}",
-        rule=f"trust version {trust.version}: the {_log_role(trust, member)} key of {member}",
+        rule=f"trust version {trust.version}: the {log_role(trust, member)} key of {member}",
         found=", ".join(f"{s.name} ({s.key_id.hex()})" for s in parsed.signatures[:4]),
         limit=", ".join(i.keyid[:12] for i in held) or "no such key",
     )
@@ -97,7 +84,7 @@ def log_key(trust: Trust, member: str, evidence: LogEvidence) -> Ed25519PublicKe
 
 def check_key_period(trust: Trust, log: Logged, judged_at: datetime) -> None:
     """Every opened entry lies in the period of a key of its log, none in the future. Raises CheckFailed RSD-9007."""
-    held = trust.keys_of(_log_role(trust, log.member), log.member)
+    held = trust.keys_of(log_role(trust, log.member), log.member)
     for entry in log.entries.values():
         at = parse_time(entry.at)
         if not any(k.may_sign_at(at) for k in held):

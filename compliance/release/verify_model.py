@@ -7,6 +7,7 @@ from compliance.release import bodies
 from compliance.release.card import CARD_FILE, card
 from compliance.release.case import Contents, Context
 from compliance.release.model_files import check_layout, model_files, released_mean, snapshot
+from compliance.release.model_signature import SIGNATURE_FILE
 from compliance.release.report import Found
 
 
@@ -26,7 +27,7 @@ def model(contents: Contents, context: Context) -> Found:
     """Step 13: the same bytes come out again; no other file lies beside them."""
     _layout_of_the_sites(contents)
     wanted = released(contents)
-    present = {f"model/{name}" for name in contents.under("model")} - {CARD_FILE}
+    present = {f"model/{name}" for name in contents.under("model")} - {CARD_FILE, SIGNATURE_FILE}
     if present != set(wanted):
         raise _false("RSD-9013", "the model's files are not those of the study", sorted(present), sorted(wanted))
     for path, data in wanted.items():

@@ -234,8 +234,11 @@ def draft_trust(
     previous: Anchor | None,
     expires: str,
     leaving: str = "",
+    witnesses: Sequence[PublicIdentity] = (),
 ) -> Envelope:
     """The unsigned next version of the trust file: members before plus those who ask, in order of their names.
+
+    `witnesses` are keys in that role; another key of the same holder ends now.
 
     A site that is enrolled again gets its new keys; its old ones end now, and still hold for what they signed. The site
     called `leaving` is left out; all its keys end now, and stay in the file for what they signed. Raises Refused
@@ -264,25 +267,25 @@ def draft_trust(
         "threshold": config.threshold,
         "operator": {**config.operator.model_dump(mode="json"), "node_key": ""},
         "sites": [sites[name].model_dump(mode="json") for name in sorted(sites)],
-        "keys": [k.as_json() for k in _keys(operator, requests, previous, issued, leaving)],
+        "keys": [k.as_json() for k in _keys((operator, *witnesses), requests, previous, issued, leaving)],
     }
     return seal(load_model(Trust, record, "RSD-6001", "draft").model_dump(mode="json", by_alias=True))
 
 
 def _keys(
-    operator: PublicIdentity,
+    named: Sequence[PublicIdentity],
     requests: Sequence[EnrolmentRequest],
     previous: Anchor | None,
     issued: datetime,
     leaving: str,
 ) -> list[PublicIdentity]:
-    fresh = {k.keyid: k for k in (operator, *(k for r in requests for k in r.keys))}
-    replaced = {r.site for r in requests} | {operator.holder}
+    fresh = {k.keyid: k for k in (*named, *(k for r in requests for k in r.keys))}
+    replaced = {(k.holder, k.role == "witness") for k in fresh.values()}
     kept = []
     for key in previous.trust.keys if previous else ():
         if key.keyid in fresh:
             continue
-        ends = (key.holder in replaced and key.role != "witness") or key.holder == leaving
+        ends = (key.holder, key.role == "witness") in replaced or key.holder == leaving
         over = ends and key.revoked_at is None
         kept.append(key.model_copy(update={"revoked_at": rfc3339(issued)}) if over else key)
     return sorted((*fresh.values(), *kept), key=lambda k: (k.holder, k.role, k.keyid))

@@ -109,7 +109,28 @@ def test_no_command_message_or_file_holds_a_cell_of_the_extract(home, tmp_path):
     do(0, "subject", "affected")
     do(0, "subject", "affected", "--json")
     do(0, "dataset", "retire", "thyroid")
+    do(0, "backup", "--out", tmp_path / "backup.tar")
+    said.append((tmp_path / "backup.tar").read_bytes())  # not compressed
+    said += _handed_out(home, tmp_path)
     assert _search(home, said) == []
+
+
+def _handed_out(home, folder):
+    """Every byte of what a reader of the log is given, and what the commands say meanwhile."""
+    done = [
+        CliRunner().invoke(cli, ["log", *map(str, words)])
+        for words in (
+            ("export", home.path, "--out", folder / "jsonl"),
+            ("export", home.path, "--format", "csv", "--out", folder / "csv"),
+            ("export", home.path, "--format", "fhir", "--out", folder / "fhir"),
+            ("tiles", home.path, "--out", folder / "tiles", "--entries"),
+            ("fsck", home.path, "--json"),
+        )
+    ]
+    assert [d.exit_code for d in done] == [0] * 5, [d.output for d in done]
+    files = [f for name in ("jsonl", "csv", "fhir", "tiles") for f in (folder / name).rglob("*") if f.is_file()]
+    assert len(files) >= 10
+    return [f.read_bytes() for f in files] + [d.output.encode() for d in done]
 
 
 def _write(path, text):

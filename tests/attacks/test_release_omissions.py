@@ -17,8 +17,8 @@ from compliance.identity import new_signer, parse_envelope, seal
 from compliance.log.entry import Entry
 from compliance.release import bodies
 from compliance.release.case import Contents, evidence_bytes
-from compliance.release.verify_logs import witness_keys
 from compliance.trust.root import open_trust
+from compliance.trust.witnesses import witness_keys
 from tests.world import (
     AT,
     CONTRIBUTORS,

@@ -14,7 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compliance.errors import EnvironmentFault
-from compliance.log.store import Draft, LogStore
+from compliance.log.store import LogStore
+from tests.log_drafts import CLOSE, commit, commit_body
 
 SEED = bytes(range(32))
 ORIGIN = "anna.example/log"
@@ -25,7 +26,8 @@ import sys
 from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from compliance.errors import EnvironmentFault
-from compliance.log.store import Draft, LogStore
+from compliance.log.store import LogStore
+from log_drafts import CLOSE, charge_body, commit
 store = LogStore.open(Path(sys.argv[1]), "anna.example/log", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 def say(*done):
     print(*(f"{a.index}:{a.leaf_hash.hex()}" for a in done), flush=True)
@@ -34,9 +36,9 @@ print("ready", flush=True)
 WRITER = """
 for n in range(100_000):
     if n % 3 == 0:
-        say(*store.append_many([Draft("commit", {"n": n, "pad": "x" * 3000})] * 4))
+        say(*store.append_many([commit(n, 3000)] * 4))
     else:
-        say(store.append("charge", {"n": n}))
+        say(store.append("charge", charge_body(n)))
     if n % 5 == 0:
         store.checkpoint()
 """
@@ -49,7 +51,7 @@ def start(path: Path, program: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
     )
 
 
@@ -68,7 +70,7 @@ def check_acknowledged(path: Path, seen: dict[int, str]) -> int:
         leaves = [h.hex() for h in store.leaf_hashes()]
         assert store.fsck() == len(leaves)
         assert {i: leaves[i] for i in seen} == seen
-        return store.append("close", {}).index
+        return store.append("close", CLOSE).index
 
 
 def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:
@@ -108,14 +110,14 @@ def test_a_log_whose_last_writes_were_torn_holds_whole_batches(tmp_path: Path, p
     path, torn = tmp_path / "log.sqlite", tmp_path / "torn.sqlite"
     with reopened(path) as store:
         for n in range(6):
-            store.append_many([Draft("commit", {"n": n})] * 5)
+            store.append_many([commit(n)] * 5)
             store.checkpoint()
         wal = path.with_name("log.sqlite-wal").read_bytes()
         torn.write_bytes(path.read_bytes())
         torn.with_name("torn.sqlite-wal").write_bytes(wal[: len(wal) * part // 24])
     with reopened(torn) as store:
         assert store.fsck() % 5 == 0
-        assert store.append("close", {}).index == store.size - 1
+        assert store.append("close", CLOSE).index == store.size - 1
         assert part < 24 or store.size == 31
 
 
@@ -124,8 +126,8 @@ def test_two_processes_append_to_one_log(tmp_path: Path) -> None:
     path = tmp_path / "log.sqlite"
     program = """
     for n in range(60):
-        say(store.append("charge", {"n": n}))
-        say(*store.append_many([Draft("commit", {"n": n})] * 2))
+        say(store.append("charge", charge_body(n)))
+        say(*store.append_many([commit(n)] * 2))
         store.checkpoint()
     """
     processes = [start(path, program) for _ in range(2)]
@@ -144,18 +146,18 @@ def test_a_file_size_limit_stops_the_log_and_nothing_is_half_written(tmp_path: P
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
     try:
         for n in range(1000):
-            say(*store.append_many([Draft("commit", {"pad": "x" * 7000})] * 3))
+            say(*store.append_many([commit(0, 7000)] * 3))
     except EnvironmentFault as e:
         assert e.code == "RSD-5030", e
     else:
         raise SystemExit("the limit was not felt")
     size = store.size
     try:
-        store.append_many([Draft("commit", {"pad": "x" * 60000})] * 9)
+        store.append_many([commit(0, 60000)] * 9)
     except EnvironmentFault:
         assert store.size == size == store.fsck()
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    done = store.append("close", {})
+    done = store.append("close", CLOSE)
     assert done.index == size, (done, size)
     say(done)
     """
@@ -172,7 +174,7 @@ def test_a_full_database_stops_the_log_and_nothing_is_half_written(tmp_path: Pat
     path = tmp_path / "log.sqlite"
     with reopened(path) as store:
         store._database._connection.execute("PRAGMA max_page_count = 40")
-        drafts = [Draft("commit", {"pad": "x" * 6000})] * 3
+        drafts = [commit(0, 6000)] * 3
         with pytest.raises(EnvironmentFault, match="RSD-5030") as e:
             list(iter(lambda: len(store.append_many(drafts)), 0))
         done = store.size
@@ -180,15 +182,15 @@ def test_a_full_database_stops_the_log_and_nothing_is_half_written(tmp_path: Pat
         assert store.fsck() == done
         assert done % 3 == 0
         store._database._connection.execute("PRAGMA max_page_count = 4000")
-        assert store.append("commit", {}).index == done
+        assert store.append("commit", commit_body()).index == done
     assert check_acknowledged(path, {}) == done + 1
 
 
 def test_a_log_that_nobody_may_write_stops(tmp_path: Path) -> None:
     path = tmp_path / "log.sqlite"
     with reopened(path) as store:
-        store.append("commit", {})
+        store.append("commit", commit_body())
         store._database._connection.execute("PRAGMA query_only = ON")
         with pytest.raises(EnvironmentFault, match="RSD-5030"):
-            store.append("commit", {})
+            store.append("commit", commit_body())
         assert store.size == 1

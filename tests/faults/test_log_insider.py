@@ -9,10 +9,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compliance.errors import CheckFailed
+from compliance.log import tree
 from compliance.log.entry import Entry
 from compliance.log.evidence import build_evidence, check_evidence, compare_checkpoint
 from compliance.log.store import Draft, LogStore
 from compliance.log.witness import WitnessStore
+from tests.log_drafts import commit, refusal_body
 
 KEY = Ed25519PrivateKey.generate()
 WITNESS = Ed25519PrivateKey.generate()
@@ -30,11 +32,11 @@ def cut(entries: list[Entry]) -> list[Draft]:
 
 
 def cut_and_fill_up(entries: list[Entry]) -> list[Draft]:
-    return [*cut(entries), Draft("commit", {"i": 99})]
+    return [*cut(entries), commit(99)]
 
 
 def change(entries: list[Entry]) -> list[Draft]:
-    return [Draft("decision", {"allow": True}) if e.index == DENIAL else draft(e) for e in entries]
+    return [commit(DENIAL) if e.index == DENIAL else draft(e) for e in entries]
 
 
 @pytest.mark.parametrize("rebuild", [cut, cut_and_fill_up, change])
@@ -42,7 +44,9 @@ def test_a_rebuilt_log_is_convicted(tmp_path: Path, rebuild: Callable[[list[Entr
     with WitnessStore(tmp_path / "peer.sqlite", "berta.example", WITNESS) as peer:
         with LogStore.open(tmp_path / "log.sqlite", ORIGIN, KEY) as store:
             for size in (38, 45):
-                store.append_many([Draft("decision", {"allow": i != DENIAL, "i": i}) for i in range(store.size, size)])
+                store.append_many(
+                    [commit(i) if i != DENIAL else Draft("refusal", refusal_body()) for i in range(store.size, size)]
+                )
                 last = peer.last(ORIGIN)
                 old = last[0] if last else 0
                 peer.cosign(store.checkpoint(), store.public_key, old, store.consistency_proof(old))
@@ -70,7 +74,4 @@ def test_a_rebuilt_log_is_convicted(tmp_path: Path, rebuild: Callable[[list[Entr
 
 def copy_prefix(honest: Path, rebuilt: LogStore, count: int) -> None:
     with LogStore.open(honest, ORIGIN, KEY) as store, rebuilt._database.writing() as connection:
-        from compliance.log import tree
-
-        for entry in store.entries(0, count):
-            tree.insert(connection, entry)
+        tree.insert(connection, 0, [entry.encode() for entry in store.entries(0, count)])

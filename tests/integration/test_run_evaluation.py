@@ -39,6 +39,16 @@ def signed():
     return consortium().sign_study(model={**consortium().model, "adapters": None}, evaluation=TERMS)
 
 
+@pytest.fixture
+def pair(tmp_path):
+    """A run of a and b, for what does not depend on who else is there."""
+    value = consortium().study(model={**consortium().model, "adapters": None}, evaluation=TERMS)
+    sites = [s for s in value["sites"] if s["name"] in {"a", "b"}]
+    study = consortium().sign_study(**{**value, "sites": sites, "controllers": ["a", "b"]})
+    with ExitStack() as stack:
+        yield World(tmp_path, study, ("a", "b")).open(stack)
+
+
 def _record(world):
     return world.folder.evaluation()[0]
 
@@ -267,15 +277,13 @@ def test_a_record_that_was_changed_and_signed_again_does_not_verify(finished, ch
     assert report.failed.step.number == 15
 
 
-def test_a_record_with_an_earlier_date_than_the_last_round_does_not_verify(signed, tmp_path, monkeypatch):
+def test_a_record_with_an_earlier_date_than_the_last_round_does_not_verify(pair, monkeypatch):
     """With such a date the operator could call every site late."""
     monkeypatch.setattr(evaluation, "rfc3339", lambda at: rfc3339(at - timedelta(hours=1)))
-    with ExitStack() as stack:
-        world = World(tmp_path, signed).open(stack)
-        world.run()
-        report = world.verify()
-        assert report.failed.step.number == 15
-        assert "dated earlier than rosters/round-002.json" in report.error.message
+    pair.run()
+    report = pair.verify()
+    assert report.failed.step.number == 15
+    assert "dated earlier than rosters/round-002.json" in report.error.message
 
 
 @pytest.mark.parametrize(("minutes", "fine"), [(0, True), (-14, True), (-16, False)])
@@ -287,7 +295,7 @@ def test_a_record_is_not_older_than_the_counts_in_it(finished, files, minutes, f
         verify_evaluation._not_earlier(contents, record, [moved])
 
 
-def test_a_second_record_in_the_operators_log_does_not_verify(signed, tmp_path, monkeypatch):
+def test_a_second_record_in_the_operators_log_does_not_verify(pair, monkeypatch):
     """Of two records the operator could show each to somebody else."""
     record = coordinator.Run.record
 
@@ -297,12 +305,10 @@ def test_a_second_record_in_the_operators_log_does_not_verify(signed, tmp_path, 
         record(run, kind, *given)
 
     monkeypatch.setattr(coordinator.Run, "record", twice)
-    with ExitStack() as stack:
-        world = World(tmp_path, signed).open(stack)
-        world.run()
-        report = world.verify()
-        assert report.failed.step.number == 15
-        assert "the entry in the operator's log is not right" in report.error.message
+    pair.run()
+    report = pair.verify()
+    assert report.failed.step.number == 15
+    assert "the entry in the operator's log is not right" in report.error.message
 
 
 def test_a_key_that_was_revoked_before_the_record_was_logged_does_not_sign_it(finished, files):
@@ -320,16 +326,14 @@ def test_a_key_that_was_revoked_before_the_record_was_logged_does_not_sign_it(fi
 
 
 @pytest.mark.parametrize("checks", [{}, {"noise_variance": False}])
-def test_counts_whose_noise_did_not_pass_its_checks_do_not_verify(signed, tmp_path, checks):
-    with ExitStack() as stack:
-        world = World(tmp_path, signed).open(stack)
-        site = world.site("a")
-        count = site.workbench.evaluate
-        site.workbench.evaluate = lambda *a: (count(*a)[0], checks)
-        world.run()
-        report = world.verify()
-        assert report.failed.step.number == 15
-        assert "noise" in report.error.message
+def test_counts_whose_noise_did_not_pass_its_checks_do_not_verify(pair, checks):
+    bench = pair.site("a").workbench
+    count = bench.evaluate
+    bench.evaluate = lambda *a: (count(*a)[0], checks)
+    pair.run()
+    report = pair.verify()
+    assert report.failed.step.number == 15
+    assert "noise" in report.error.message
 
 
 @pytest.mark.parametrize("change", [_better, _narrower, lambda v: v["figures"].pop()])

@@ -6,16 +6,17 @@ import pytest
 
 from client import session, subjects
 from compliance.errors import RunFailed
-from tests.federation import REFUSED, TRAINING, entries
-from tests.local_run import World
+from tests.federation import REFUSED, entries
+from tests.local_run import World, head_only
 
-CLEAN = {**dict.fromkeys(TRAINING, "contributed"), REFUSED: "refused"}
+SITES = ("a", "b", "d", REFUSED)
+CLEAN = {**dict.fromkeys(SITES[:-1], "contributed"), REFUSED: "refused"}
 
 
 @pytest.fixture
 def world(tmp_path):
     with ExitStack() as stack:
-        yield World(tmp_path).open(stack)
+        yield World(tmp_path, head_only(*SITES), SITES).open(stack)
 
 
 def _withdraw(world, *ids):

@@ -17,11 +17,11 @@ from compliance.clock import now
 from compliance.errors import CheckFailed, InputError, ResidencyError
 from compliance.identity import (
     PublicIdentity,
-    _pae,
     countersign,
     load_public,
     load_signer,
     media_type,
+    pae,
     parse_envelope,
     save_signer,
     seal,
@@ -49,13 +49,13 @@ def opened(data: bytes) -> object:
 
 def test_dsse_specification_vector() -> None:
     # secure-systems-lab/dsse, protocol.md, "Test vectors": ECDSA over P-256 with SHA-256 on the PAE.
-    pae = _pae("http://example.com/HelloWorld", b"hello world")
-    assert pae == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+    encoded = pae("http://example.com/HelloWorld", b"hello world")
+    assert encoded == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
     x = 46950820868899156662930047687818585632848591499744589407958293238635476079160
     y = 5640078356564379163099075877009565129882514886557779369047442380624545832820
     raw = base64.b64decode("A3JqsQGtVsJ2O2xqrI5IcnXip5GToJ3F+FnZ+O88SjtR6rDAajabZKciJTfUiHqJPcIAriEGAHTVeCUjW2JIZA==")
     der = _der(int.from_bytes(raw[:32]), int.from_bytes(raw[32:]))
-    ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key().verify(der, pae, ec.ECDSA(hashes.SHA256()))
+    ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key().verify(der, encoded, ec.ECDSA(hashes.SHA256()))
 
 
 def _der(r: int, s: int) -> bytes:

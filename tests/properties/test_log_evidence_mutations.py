@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from compliance.errors import ResidencyError
 from compliance.log.evidence import LogEvidence, build_evidence, check_evidence
-from compliance.log.store import Draft, LogStore
+from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
+from tests.log_drafts import commit
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 WITNESS = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
@@ -32,7 +33,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ):
         old = 0
         for size in (3, 7):
-            store.append_many([Draft("commit", {"i": i}) for i in range(old, size)])
+            store.append_many([commit(i) for i in range(old, size)])
             done = witness.cosign(store.checkpoint(), store.public_key, old, store.consistency_proof(old))
             store.add_cosignature(done.size, done.line, PEERS)
             old = size

@@ -14,7 +14,9 @@ from compliance.identity import parse_envelope, seal
 from compliance.release import manifest
 from tests.world import world
 
-JSON_FILES = ("study.json", "layout.json", "privacy.json", "rosters/", "answers/", "evidence/")
+JSON_FILES = (
+    "study.json", "layout.json", "privacy.json", "rosters/", "answers/", "evidence/", "bom.cdx.json", "model/model.sig",
+)  # fmt: skip
 JUNK = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**53) + 1, 2**53 - 1), st.text(max_size=8), st.just([]), st.just({}),
     st.just("0" * 64), st.just("9999-12-31T23:59:59Z"), st.lists(st.integers(0, 3), max_size=3),

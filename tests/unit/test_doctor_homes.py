@@ -35,6 +35,7 @@ from server.doctor_stores import Stores as ServerStores
 from strategies.wire import Request
 from tests import federation
 from tests.federation import consortium, joined_home, main_study, open_home
+from tests.log_drafts import charge_body, policy_body
 
 
 def said(home: Path, **changes: object) -> ServerFacts:
@@ -219,7 +220,7 @@ def test_a_full_disk_and_a_wrong_clock(home: Path) -> None:
 
 def test_a_charge_that_the_log_holds_and_the_ledger_does_not(home: Path) -> None:
     with open_home(home) as site:
-        site.log.append("charge", {"source": "a-clinic", "seq": 9, "head": "0" * 64, "attempt": 1})
+        site.log.append("charge", {**charge_body(), "seq": 9})
     checks = agent_checks(home)
     assert checks["ledger"].state == "fail"
     assert "RSD-1225" in checks["ledger"].found
@@ -227,12 +228,12 @@ def test_a_charge_that_the_log_holds_and_the_ledger_does_not(home: Path) -> None
 
 def test_it_reads_beside_a_working_agent_and_says_so(home: Path) -> None:
     with only_agent(home), open_home(home) as site:
-        site.log.append("policy", {"policy": "0" * 64})
+        site.log.append("policy", policy_body(0))
         before = {p.name for p in home.iterdir()}
         checks = agent_checks(home)
         assert checks["agent"].found == f"runs as process {os.getpid()}"
         assert checks["log"].found.startswith(f"{site.log.size} entries")
-        site.log.append("policy", {"policy": "1" * 64})  # the reader holds nothing up
+        site.log.append("policy", policy_body(1))  # the reader holds nothing up
         assert {p.name for p in home.iterdir()} == before
     assert (home / "agent.lock").exists()
     assert agent_checks(home)["agent"].state == "warn"  # a stale lock file is no trouble

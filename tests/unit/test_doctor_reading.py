@@ -23,6 +23,7 @@ from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
 from compliance.tls import make_tls
 from tests.federation import day, in_child
+from tests.log_drafts import policy_body
 
 ORIGIN = "residency/tiny/x"
 KEY = new_signer("agent", "x", day(-1), day(9)).private
@@ -33,7 +34,7 @@ WITNESS = "residency/tiny/y/witness"
 def _log(path: Path, entries: int) -> Path:
     with LogStore.open(path, ORIGIN, KEY) as log:
         for i in range(entries):
-            log.append("policy", {"n": i})
+            log.append("policy", policy_body(i))
     return path
 
 
@@ -57,7 +58,7 @@ def test_a_log_that_a_killed_writer_left(tmp_path: Path) -> None:
 
     def writer() -> None:
         log = LogStore.open(path, ORIGIN, KEY)
-        log.append("policy", {"n": 1})
+        log.append("policy", policy_body(1))
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_child(writer) == -signal.SIGKILL
@@ -79,7 +80,7 @@ def test_a_writer_that_begins_while_it_is_read(tmp_path: Path) -> None:
     def read(connection: sqlite3.Connection) -> int:
         if not opened:
             opened.append(LogStore.open(path, ORIGIN, KEY))
-            opened[0].append("policy", {"n": 2})
+            opened[0].append("policy", policy_body(2))
         seen.append(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
         return seen[-1]
 
@@ -91,7 +92,7 @@ def test_a_writer_that_begins_while_it_is_read(tmp_path: Path) -> None:
 def test_it_cannot_write_and_makes_no_file(tmp_path: Path) -> None:
     path = _log(tmp_path / "log.db", 1)
     with pytest.raises(EnvironmentFault, match="RSD-5030"):
-        look_at_log(path, ORIGIN, KEY, lambda log: log.append("policy", {}))
+        look_at_log(path, ORIGIN, KEY, lambda log: log.append("policy", policy_body()))
     with pytest.raises(EnvironmentFault, match="RSD-5030"):
         look_at_log(tmp_path / "none.db", ORIGIN, KEY, lambda log: log.size)
     assert {p.name for p in tmp_path.iterdir()} == {"log.db"}
@@ -108,7 +109,7 @@ def test_how_far_a_log_is_cosigned(tmp_path: Path) -> None:
     with LogStore.open(tmp_path / "log.db", ORIGIN, KEY) as log, WitnessStore(tmp_path / "w.db", WITNESS, OTHER) as w:
         keys = {WITNESS: OTHER.public_key()}
         assert doctor_facts.log_facts(log, keys) == doctor_facts.LogFacts(0, 0, None, None)
-        log.append("policy", {"n": 0})
+        log.append("policy", policy_body())
         found = doctor_facts.log_facts(log, keys)
         assert (found.size, found.uncosigned, found.last) == (1, 1, None)
         assert found.since is not None
@@ -117,7 +118,7 @@ def test_how_far_a_log_is_cosigned(tmp_path: Path) -> None:
         found = doctor_facts.log_facts(log, keys)
         assert (found.uncosigned, found.since) == (0, None)
         assert found.last is not None
-        log.append("policy", {"n": 1})
+        log.append("policy", policy_body(1))
         assert doctor_facts.log_facts(log, keys).uncosigned == 1
         assert doctor_facts.log_facts(log, {}).uncosigned == 2  # nobody known cosigned
 

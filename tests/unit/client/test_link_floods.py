@@ -26,6 +26,7 @@ from compliance.pki import SiteCertificate, issue_site_certificate, make_csr, re
 from compliance.tls import make_tls
 from tests.federation import CONSORTIUM, OPERATOR
 from tests.governance import Hub, hub
+from tests.log_drafts import policy_body
 
 
 class Clock:
@@ -214,7 +215,7 @@ def test_refusals_alone_ask_nobody_for_a_cosignature_and_decisions_are_logged_on
     books.record_refusal(Refused("RSD-2210", "x"), "")
     assert not circulation._grown(books.log.size)
     assert circulation._shown == books.log.size > before
-    books.record("policy", {"n": 1}, "")
+    books.record("policy", policy_body(), "")
     assert circulation._grown(books.log.size)
     Standing(books, logged).check("log_checkpoint")
     assert len(books.log.entries(kind="decision")) == 1

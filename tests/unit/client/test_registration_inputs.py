@@ -14,6 +14,7 @@ from compliance.identity import seal
 from compliance.trust.root import parse_trust
 from tests.desk import ok, refused, run
 from tests.federation import DATA_TERMS, consortium, day, main_study
+from tests.log_drafts import policy_body
 from tests.tiny_bert import write_table
 
 
@@ -270,7 +271,7 @@ def test_an_agent_with_the_key_of_another_log_does_not_start(home):
     AgentHome(home).ledger().close()
     opened = AgentHome(home)
     with opened.log(opened.anchor(), opened.signer()) as log:
-        log.append("policy", {"n": 1})
+        log.append("policy", policy_body())
     for name in ("agent.key", "agent.pub.json"):
         shutil.copyfile(consortium().home("b") / "keys" / name, home / "keys" / name)
     refused(1, "RSD-5031", "agent", "start", "--home", home)

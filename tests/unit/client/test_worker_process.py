@@ -314,17 +314,44 @@ def test_a_warm_process_that_cannot_start_is_told_apart():
     assert incomplete.pid is None
 
 
-def test_the_warm_process_imports_no_table_library():
-    """pandas brings pyarrow, whose allocators start threads: no agent could fork (RSD-4603)."""
-    program = (
-        "import sys\nfrom client import zygote\nzygote.warm_up()\n"
-        "print(*sorted({m.partition('.')[0] for m in sys.modules} & {'pandas', 'pyarrow'}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=worker_environment(dict(os.environ), 1), capture_output=True, text=True,
+WARMED = """
+import sys, threading, torch
+def asked(*_): raise SystemExit("CUDA was asked for")
+for name in ("is_available", "device_count", "init", "_lazy_init", "get_device_name", "current_device"):
+    setattr(torch.cuda, name, asked)
+from client import zygote
+zygote.warm_up()
+assert not torch.cuda.is_initialized()
+print(*sorted({m.partition(".")[0] for m in sys.modules} & {"pandas", "pyarrow"}), flush=True)
+def refused():
+    try: zygote.warm_up()
+    except Exception as e: return e.code, e.found
+torch.cuda.is_initialized = lambda: True
+assert refused() == ("RSD-4603", "1 threads, CUDA on"), refused()
+torch.cuda.is_initialized = lambda: False
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+assert refused() == ("RSD-4603", "2 threads, CUDA off"), refused()
+import os; os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def warmed():
+    """How that program ended: it warms up in an interpreter of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", WARMED], env=worker_environment(dict(os.environ), 1), capture_output=True, text=True,
         timeout=120, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
+
+
+def test_the_warm_process_touches_no_cuda_and_has_one_thread(warmed):
+    """An import that asks for a device, or leaves a thread behind, must show."""
+    assert warmed.returncode == 0, warmed.stderr
+
+
+def test_the_warm_process_imports_no_table_library(warmed):
+    """pandas brings pyarrow, whose allocators start threads: no agent could fork (RSD-4603)."""
+    assert warmed.stdout == "\n", warmed.stderr
 
 
 # --- randomness, environment, frames ----------------------------------------------------------------------------------
@@ -349,33 +376,6 @@ def test_a_stream_that_served_before_is_refused(spec, warm, worker):
     spied = TrainingWorker(spec, Spy(), 4096, 60, 60, marks={"0" * 16})
     spied.train(tiny_round(), ZERO)
     assert seen[-1]["earlier"] == ["0" * 16]
-
-
-def test_the_warm_process_touches_no_cuda_and_has_one_thread():
-    """An import that asks for a device, or leaves a thread behind, must show."""
-    code = """
-import threading, torch
-def asked(*_): raise SystemExit("CUDA was asked for")
-for name in ("is_available", "device_count", "init", "_lazy_init", "get_device_name", "current_device"):
-    setattr(torch.cuda, name, asked)
-from client import zygote
-zygote.warm_up()
-assert not torch.cuda.is_initialized()
-def refused():
-    try: zygote.warm_up()
-    except Exception as e: return e.code, e.found
-torch.cuda.is_initialized = lambda: True
-assert refused() == ("RSD-4603", "1 threads, CUDA on"), refused()
-torch.cuda.is_initialized = lambda: False
-threading.Thread(target=threading.Event().wait, daemon=True).start()
-assert refused() == ("RSD-4603", "2 threads, CUDA off"), refused()
-import os; os._exit(0)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=worker_environment(dict(os.environ), 1), capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_child_sees_no_variable_that_is_not_named():

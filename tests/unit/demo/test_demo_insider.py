@@ -14,6 +14,7 @@ from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
 from compliance.trust.root import Anchor, Trust
 from demo.insider import copy_database, denies, forge, held_by_peer
+from tests.log_drafts import CLOSE, decided
 
 STUDY = "ab" * 32
 
@@ -33,9 +34,9 @@ class Place:
         ):
             for kind, body in (
                 ("study", {"name": "thyroid"}),
-                ("decision", {"peer": "svi", "effect": "allow"}),
-                ("decision", {"peer": "svhd", "effect": "deny"}),
-                ("close", {"rounds": 1}),
+                ("decision", decided("svi", allow=True)),
+                ("decision", decided("svhd", allow=False)),
+                ("close", CLOSE),
             ):
                 log.append(kind, body, STUDY)
             peer.cosign(log.checkpoint(), log.public_key, 0, ())
@@ -107,7 +108,7 @@ def test_without_a_denial_there_is_nothing_to_cut(place: Place, tmp_path: Path) 
 
 def test_a_copy_of_an_open_database_is_whole(place: Place, tmp_path: Path) -> None:
     with LogStore.open(tmp_path / "other" / "log.db", place.origin, place.signers["other"].private) as log:
-        log.append("close", {"rounds": 2}, STUDY)  # still in the write-ahead log
+        log.append("close", CLOSE, STUDY)  # still in the write-ahead log
         copy_database(tmp_path / "other" / "log.db", tmp_path / "copy.db")
         with LogStore.open(tmp_path / "copy.db", place.origin, place.signers["other"].private) as copy:
             assert copy.size == log.size

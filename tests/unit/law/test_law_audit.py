@@ -23,6 +23,7 @@ from compliance.log.store import LogStore
 from compliance.release.bodies import decision_body, read_decision
 from compliance.release.replay import Source, made
 from tests.desk import ok, refused, run
+from tests.log_drafts import refusal_body
 from tests.world import stopped_clock, world
 
 PACKS = builtin_packs()
@@ -56,7 +57,7 @@ def _log(folder: Path, decisions: list) -> Path:
     path.parent.mkdir(parents=True)
     day = stopped_clock(parse_time(AT))
     with day, LogStore.open(path, "berlin.example/log", Ed25519PrivateKey.generate()) as store:
-        store.append("join", {"run": "one"}, STUDY)
+        store.append("refusal", refusal_body(), STUDY)
         for decision in decisions:
             store.append("decision", decision_body(decision, 1, decision.transfer.recipient.name), STUDY)
     return path

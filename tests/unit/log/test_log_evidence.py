@@ -15,8 +15,9 @@ from compliance.log import checkpoint, cosign, merkle, note
 from compliance.log.checkpoint import Checkpoint
 from compliance.log.entry import decode
 from compliance.log.evidence import LogEvidence, build_evidence, check_evidence, compare_checkpoint
-from compliance.log.store import Draft, LogStore
+from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
+from tests.log_drafts import CLOSE, commit
 
 KEY = Ed25519PrivateKey.generate()
 LOG = KEY.public_key()
@@ -47,7 +48,7 @@ def store(tmp_path: Path, witnesses: list[WitnessStore]) -> Iterator[LogStore]:
     """20 entries: berta cosigned at 5, 10 and 20, carl at 10 and 20."""
     with LogStore.open(tmp_path / "log.sqlite", ORIGIN, KEY) as opened:
         for size, who in [(5, witnesses[:1]), (10, witnesses), (20, witnesses)]:
-            opened.append_many([Draft("commit", {"i": i}) for i in range(opened.size, size)])
+            opened.append_many([commit(i) for i in range(opened.size, size)])
             for witness in who:
                 cosign_now(opened, witness)
         yield opened
@@ -62,7 +63,7 @@ def test_good_evidence(store: LogStore) -> None:
 
 
 def test_which_checkpoint_is_taken(store: LogStore) -> None:
-    store.append("close", {})
+    store.append("close", CLOSE)
     assert check_evidence(build_evidence(store, [3]), LOG, PEERS, 2).size == 20
     assert check_evidence(build_evidence(store, [3], 10), LOG, PEERS, 2).size == 10
     newest = build_evidence(store, [20])

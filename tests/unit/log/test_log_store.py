@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from compliance.errors import CheckFailed, EnvironmentFault, InputError
 from compliance.log import checkpoint, cosign, merkle, note
 from compliance.log.store import Draft, LogStore
+from tests.log_drafts import charge_body, commit, commit_body, refusal_body
 
 KEY = Ed25519PrivateKey.generate()
 PEER = Ed25519PrivateKey.generate()
@@ -34,7 +35,7 @@ def store(path: Path) -> Iterator[LogStore]:
 
 
 def fill(store: LogStore, count: int) -> None:
-    store.append_many([Draft("commit", {"round": i}) for i in range(count)])
+    store.append_many([commit(i) for i in range(count)])
 
 
 def tampered(path: Path, *statements: str, values: tuple[object, ...] = ()) -> None:
@@ -47,7 +48,7 @@ def tampered(path: Path, *statements: str, values: tuple[object, ...] = ()) -> N
 def test_what_was_appended_is_there_after_reopening(path: Path) -> None:
     with LogStore.open(path, ORIGIN, KEY) as store:
         first = store.append("study", {"name": "x"}, STUDY)
-        more = store.append_many([Draft("commit", {"i": i}, STUDY if i % 2 else "") for i in range(6)])
+        more = store.append_many([commit(i, study=STUDY if i % 2 else "") for i in range(6)])
         assert [a.index for a in (first, *more)] == list(range(7))
     with LogStore.open(path, ORIGIN, KEY) as store:
         assert store.size == store.fsck() == 7
@@ -60,8 +61,10 @@ def test_what_was_appended_is_there_after_reopening(path: Path) -> None:
 
 def test_a_body_that_speaks_of_a_kind_or_study_is_not_of_it(path: Path) -> None:
     with LogStore.open(path, ORIGIN, KEY) as store:
-        store.append("policy", {"kind": "charge", "study": STUDY, "said": f'"kind":"charge","study":"{STUDY}"'})
-        store.append("charge", {"kind": "policy"}, STUDY)
+        said = f'"kind":"charge","study":"{STUDY}"'
+        end = f'"kind":"charge","salt":"{"0" * 32}","study":"{STUDY}","v":1}}'
+        store.append("refusal", {**refusal_body(), "message": said, "next": end})
+        store.append("charge", charge_body(), STUDY)
         assert [e.index for e in store.entries(kind="charge")] == [1]
         assert [e.index for e in store.entries(study=STUDY)] == [1]
         assert [e.index for e in store.entries(study="")] == [0]
@@ -82,14 +85,14 @@ def test_commits_reach_the_disk(store: LogStore) -> None:
 
 def test_threads_share_one_store(store: LogStore) -> None:
     with ThreadPoolExecutor(4) as pool:
-        indices = list(pool.map(lambda i: store.append("commit", {"i": i}).index, range(40)))
+        indices = list(pool.map(lambda i: store.append("commit", commit_body(i)).index, range(40)))
     assert sorted(indices) == list(range(store.fsck()))
 
 
 def test_a_bad_entry_stops_its_whole_batch(store: LogStore) -> None:
     fill(store, 2)
     with pytest.raises(InputError, match="RSD-5020"):
-        store.append_many([Draft("commit", {}), Draft("gossip", {}), Draft("commit", {})])
+        store.append_many([commit(), Draft("gossip", {}), commit()])
     assert store.size == store.fsck() == 2
 
 

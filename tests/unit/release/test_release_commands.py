@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from compliance.canonical import canonical
 from compliance.identity import save_signer
 from compliance.log.store import LogStore
+from tests.log_drafts import policy_body
 from tests.world import AT, Plan, World, build_world, world
 
 WHEN = AT.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -47,7 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "runs/run-1", made.run)
     write(folder / "bundle", made.bundle)
     with operator_log(folder) as log:
-        log.append("consortium", {"name": "made for this test"})
+        log.append("policy", policy_body())
     return folder
 
 
@@ -74,7 +75,7 @@ def test_a_bundle_verifies_where_neither_torch_nor_flwr_can_be_imported(home: Pa
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     assert (shown["schema"], shown["ok"], shown["error"]) == ("residency.verify/1", True, None)
-    assert [s["status"] for s in shown["steps"]] == ["ok"] * 15
+    assert [s["status"] for s in shown["steps"]] == ["ok"] * 19
 
 
 def test_text_for_people(home: Path) -> None:

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from compliance.canonical import canonical
 from compliance.identity import parse_envelope, seal
+from compliance.log import store
 from compliance.release.report import STEPS, Report
 from tests.world import AT, OPERATOR, ORDER, REFUSED, Plan, World, build_world, dishonest, resealed, world
 
@@ -322,7 +324,8 @@ PLANS: dict[str, tuple[Plan, int]] = {
 @pytest.mark.parametrize("name", PLANS)
 def test_all_members_sign_a_run_that_broke_a_rule(name: str) -> None:
     plan, step = PLANS[name]
-    made = build_world(plan)
+    with patch.object(store, "check_body", lambda *_: None):  # nobody makes a dishonest member look
+        made = build_world(plan)
     assert failed_step(made.verify(dishonest(made))) == step
 
 

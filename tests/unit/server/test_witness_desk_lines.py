@@ -10,6 +10,7 @@ from compliance.messages import CheckpointOffer, CosignedLine
 from compliance.roster import EntryRef
 from server.witness_desk import WitnessDesk
 from tests.federation import OPERATOR, consortium, joined_home, main_study, open_home
+from tests.log_drafts import CLOSE, refusal_body
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def desk(tmp_path):
         LogStore.open(tmp_path / "log.db", trust.log_origin(OPERATOR), key) as log,
         WitnessStore(tmp_path / "witness.db", trust.witness_name(OPERATOR), key) as witness,
     ):
-        log.append("close", {"n": 1}, main_study().digest)
+        log.append("close", CLOSE, main_study().digest)
         yield WitnessDesk(made.anchor, log, witness)
 
 
@@ -70,7 +71,7 @@ def test_a_site_cannot_show_the_log_of_another(desk, a, b):
 
 def test_a_rolled_back_log_is_refused_and_not_shown_on(desk, a):
     small = a.offer()
-    a.record("join", {"n": 1}, main_study().digest)
+    a.record("refusal", refusal_body(1), main_study().digest)
     desk.show("a", a.offer())
     assert desk.try_show("a", small).code == "RSD-5041"
     shown = next(o for o in desk.offers_for("b") if o.origin == a.log.origin)
@@ -79,8 +80,8 @@ def test_a_rolled_back_log_is_refused_and_not_shown_on(desk, a):
 
 def test_a_fork_is_refused_and_not_shown_on(desk, a, tmp_path):
     with open_home(joined_home("a", tmp_path / "twin")) as twin:
-        a.record("join", {"n": 1}, main_study().digest)
-        twin.record("join", {"n": 2}, main_study().digest)
+        a.record("refusal", refusal_body(1), main_study().digest)
+        twin.record("refusal", refusal_body(2), main_study().digest)
         desk.show("a", a.offer())
         assert desk.try_show("a", twin.offer()).code == "RSD-5040"
 

@@ -1,0 +1,81 @@
+"""Serving the desk: one socket, bound before anything is printed; no log of what readers ask for."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+
+from compliance.desk.guard import App
+from compliance.errors import EnvironmentFault, UsageError
+
+_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_door(host: str, *, token: bool, tls: bool) -> None:
+    """Loopback alone may do without a token and TLS. Raises UsageError RSD-9188."""
+    if is_loopback(host) or (token and tls):
+        return
+    lacks = " and ".join(what for what, given in (("--token-file", token), ("--tls-cert, --tls-key", tls)) if not given)
+    raise UsageError(
+        "RSD-9188",
+        f"{host} can be reached by others: the desk needs a token and TLS there",
+        rule="without a login the desk is for this machine alone",
+        found=f"no {lacks}",
+        limit="--token-file FILE --tls-cert FILE --tls-key FILE, or --host 127.0.0.1",
+        next="give them, or keep to loopback and use a tunnel",
+    )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises EnvironmentFault RSD-9189."""
+    bare = host.strip("[]")
+    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+    door = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.bind((bare, port))
+        door.listen(64)
+    except OSError as e:
+        door.close()
+        raise EnvironmentFault(
+            "RSD-9189", f"cannot listen on {host}, port {port}: {e.strerror}", found=e.strerror,
+            limit="a free port of this machine", next="give another --port, or 0 for any",
+        ) from e  # fmt: skip
+    return door
+
+
+def hosts_of(door: socket.socket) -> frozenset[str]:
+    """What a browser on this machine may call the desk."""
+    port = door.getsockname()[1]
+    return frozenset(f"{name}:{port}" for name in _NAMES)
+
+
+def address_of(host: str, door: socket.socket, *, tls: bool) -> str:
+    """Where a reader finds it."""
+    bare = host.strip("[]")
+    shown = f"[{bare}]" if ":" in bare else bare
+    return f"{'https' if tls else 'http'}://{shown}:{door.getsockname()[1]}/"
+
+
+def server(app: App, certificate: Path | None = None, key: Path | None = None) -> uvicorn.Server:
+    """What serves it: faults go to stderr in one line, readers' requests nowhere."""
+    logging.getLogger("residency.desk").setLevel(logging.ERROR)
+    config = uvicorn.Config(
+        app, access_log=False, log_level="error", server_header=False, lifespan="off", ws="none",
+        timeout_keep_alive=5, limit_concurrency=64, h11_max_incomplete_event_size=16_384,
+        ssl_certfile=certificate, ssl_keyfile=key,
+    )  # fmt: skip
+    return uvicorn.Server(config)

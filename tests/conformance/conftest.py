@@ -1,0 +1,15 @@
+"""The Go oracle, compiled once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conformance.oracle import Oracle, running
+
+
+@pytest.fixture(scope="session")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+    with running(tmp_path_factory.mktemp("go")) as started:
+        yield started
