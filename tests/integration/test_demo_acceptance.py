@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from compliance.clock import now
 from compliance.release.bundle_folder import read_folder
 from compliance.release.verify import verify_bundle
 from compliance.trust.root import load_anchor
+from demo.cast import Folders
 from tests import netwatch
 
 pytestmark = [pytest.mark.demo, pytest.mark.timeout(1200)]
@@ -96,6 +98,20 @@ def test_the_auditors_installation_verifies_it_without_torch_and_flwr(shown: dic
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": os.environ["PATH"]})
     assert done.returncode == 0, done.stdout + done.stderr
     assert {s["status"] for s in json.loads(done.stdout)["steps"]} == {"ok"}
+
+
+def test_its_logs_verify_in_another_folder_with_the_trust_file_alone(shown: dict[str, Any], tmp_path: Path) -> None:
+    out = Path(shown["bundle"]).parent
+    trust = shutil.copy(shown["trust"], tmp_path / "trust.json")
+    homes = [Folders(out).coordinator, *(Folders(out).home(site["name"]) for site in shown["sites"])]
+    logs = [*(home / "log.db" for home in homes), *sorted((out / "bundle" / "evidence").glob("*.json"))]
+    assert len(logs) >= 10
+    for number, log in enumerate(logs):
+        alone = tmp_path / str(number)
+        alone.mkdir()
+        command = [ROOT / ".venv-auditor" / "bin" / "residency", "verify", shutil.copy(log, alone), "--trust", trust]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": os.environ["PATH"]})
+        assert done.returncode == 0, (log, done.stdout[-1500:] + done.stderr)
 
 
 def test_a_flipped_bit_in_any_file_fails_the_bundle(shown: dict[str, Any]) -> None:
