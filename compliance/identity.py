@@ -62,7 +62,11 @@ class PublicIdentity(Frozen):
     def may_sign_at(self, at: datetime) -> bool:
         """Whether `at` lies in the key's period and before a revocation."""
         inside = parse_time(self.not_before) <= at <= parse_time(self.not_after)
-        return inside and (self.revoked_at is None or at < parse_time(self.revoked_at))
+        return inside and not self.ended_by(at)
+
+    def ended_by(self, at: datetime) -> bool:
+        """Whether the key signs nothing any more from `at` on."""
+        return at > parse_time(self.not_after) or (self.revoked_at is not None and at >= parse_time(self.revoked_at))
 
     def as_json(self) -> dict[str, Json]:
         """JSON form, with `schema` under its public name."""

@@ -76,7 +76,7 @@ def _serve(
         raise not_installed("audit serve", str(e.name), "desk") from e
     from compliance.trust.root import load_anchor  # noqa: PLC0415
 
-    tls = certificate is not None and key is not None
+    tls = doors.check_tls(certificate, key)
     doors.check_door(where[0], token=token_file is not None, tls=tls)
     login = Login(read_token(token_file), secure=tls) if token_file else None
     with doors.bind(*where) as door:

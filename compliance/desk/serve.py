@@ -5,13 +5,14 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+import ssl
 from pathlib import Path
 from typing import Final
 
 import uvicorn
 
 from compliance.desk.guard import App
-from compliance.errors import EnvironmentFault, UsageError
+from compliance.errors import EnvironmentFault, InputError, UsageError
 
 _NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 
@@ -37,6 +38,29 @@ def check_door(host: str, *, token: bool, tls: bool) -> None:
         limit="--token-file FILE --tls-cert FILE --tls-key FILE, or --host 127.0.0.1",
         next="give them, or keep to loopback and use a tunnel",
     )
+
+
+def check_tls(certificate: Path | None, key: Path | None) -> bool:
+    """Whether it is served over TLS: with both files, which fit. Raises UsageError RSD-9188, InputError RSD-9192."""
+    if certificate is None and key is None:
+        return False
+    if certificate is None or key is None:
+        raise UsageError(
+            "RSD-9188",
+            "TLS needs a certificate and its key",
+            found="--tls-key alone" if certificate is None else "--tls-cert alone",
+            limit="--tls-cert FILE --tls-key FILE",
+            next="give both, or neither on loopback",
+        )
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
+    except (OSError, ValueError) as e:
+        raise InputError(
+            "RSD-9192", f"{certificate} and {key} are no certificate with its key", rule="PEM, the key not encrypted",
+            found=getattr(e, "reason", None) or str(e), limit="a certificate chain and its private key",
+            next="give the files that belong together",
+        ) from e  # fmt: skip
+    return True
 
 
 def bind(host: str, port: int) -> socket.socket:

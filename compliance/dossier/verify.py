@@ -108,7 +108,9 @@ def _run(step: Step, check: Callable[[_Case], Found | None], case: _Case) -> Ste
     except RecursionError:
         nested = CheckFailed(step.code, "the file is nested too deeply to be read", rule="RFC 8259 section 9")
         return StepResult(step, "FAIL", error=step_error(step, nested))
-    return StepResult(step, "not judged") if found is None else StepResult(step, "ok", found)
+    if found is None:
+        return StepResult(step, "not judged")
+    return StepResult(step, "ok" if found.proved else "not judged", found)
 
 
 def _file(case: _Case) -> Found:

@@ -31,9 +31,10 @@ from compliance.log import checkpoint, note
 from compliance.log.entry import Entry
 from compliance.log.evidence import LogEvidence
 from compliance.log.view import LogView
+from compliance.release.case import Logged
 from compliance.release.evidence_check import compare_held, member_of
 from compliance.release.report import Found, Report, Step, StepResult, step_error
-from compliance.release.verify_logs import check_log
+from compliance.release.verify_logs import check_key_period, check_log
 from compliance.trust.root import CLOCK_SLACK, Anchor
 from compliance.validation import load_model
 
@@ -154,7 +155,9 @@ def _run(step: Step, check: Callable[[Export], Found | None], given: Export) -> 
         found = check(given)
     except ResidencyError as e:
         return StepResult(step, "FAIL", error=step_error(step, e))
-    return StepResult(step, "not judged") if found is None else StepResult(step, "ok", found)
+    if found is None:
+        return StepResult(step, "not judged")
+    return StepResult(step, "ok" if found.proved else "not judged", found)
 
 
 def _statement(given: Export) -> Found | None:
@@ -227,18 +230,18 @@ def _rows(given: Export) -> Found:
     return Found((f"{said.entries} entries, each with the leaf hash that stands at its index in the log",))
 
 
-def _content(given: Export) -> Found | None:
+def _content(given: Export) -> Found:
     _same_log(given)
     entries = {row.index: entry for row in given.rows if (entry := given.known(row)) is not None}
+    check_key_period(given.anchor.trust, Logged(given.member, given.evidence, entries), given.at)
     for row in given.rows:
         if (entry := entries.get(row.index)) is not None:
             _line(given, row, entry)
-    if given.rows and not entries:
-        return None
     gone = len(given.rows) - len(entries)
-    proved = [f"{len(entries)} lines are, byte for byte, what their entries give, and each was asked for"]
+    proved = f"{len(entries)} lines are, byte for byte, what their entries give, and each was asked for"
     word = f"what {gone} lines say: their entries are not shown, or expired in the log; their leaves are proven"
-    return Found(tuple(proved), ((given.member, word),) if gone else ())
+    asserted = ((given.member, word),) if gone and given.envelope.signatures else ()
+    return Found((proved,) if entries or not gone else (), asserted)
 
 
 def _line(given: Export, row: Row, entry: Entry) -> None:

@@ -106,6 +106,7 @@ def _verify(
         log = show()
         member = member_of(anchor.trust, log.evidence.origin)
         checked = check_log(anchor.trust, member, log.evidence, at, at_least=0)
+        check_key_period(anchor.trust, Logged(member, log.evidence, checked.entries), at)
     except (ResidencyError, RecursionError) as e:
         error = step_error(_OWN, e if isinstance(e, ResidencyError) else _too_deep())
         results = (StepResult(_OWN, "FAIL", error=error), StepResult(_HELD, "not run"))

@@ -17,6 +17,7 @@ from compliance.trust.root import Anchor
 
 SQLITE: Final = "a log.db"
 TILES: Final = "tiles of a log"
+EXPORT: Final = "residency.export/1"
 EVIDENCE: Final = "evidence of a log"
 _ENVELOPE = ("application/vnd.", "+json")  # around the schema of a signed statement
 _MAGIC: Final = b"SQLite format 3\x00"
@@ -48,21 +49,21 @@ class Form:
     options: frozenset[str] = frozenset()
 
 
-def judge(file: Given) -> Report:
+def judge(file: Given, wanted: str | None = None) -> Report:
     """The report on a file, by its form. Errors in the file are in the report, exit code 1.
 
-    Raises InputError RSD-5140 for a form that nobody judges, UsageError RSD-9032 for an option that does not go with
+    Raises InputError RSD-5140 for a form that nobody judges, or another than the `wanted` one, UsageError RSD-9032 for an option that does not go with
     it, and what reading `log` raises.
     """
     name = form_of(file.data)
-    form = FORMS.get(name)
+    form = FORMS.get(name) if wanted in {None, name} else None
     if form is None:
         raise InputError(
             "RSD-5140",
             f"{file.path} is nothing that can be verified",
             rule="a file is judged by the schema that it names",
             found=name,
-            limit=", ".join(FORMS),
+            limit=wanted or ", ".join(FORMS),
             next="give a bundle, a log, the evidence of a log, an export or what `audit evidence` wrote",
         )
     given = {"--against": file.against, "--log": file.log}
@@ -177,6 +178,6 @@ FORMS: Final[Mapping[str, Form]] = {
     SQLITE: Form(_database, frozenset({"--against"})),
     "c2sp.org/tlog-proof@v1": Form(_tlog_proof),
     "residency.dossier/1": Form(_dossier, frozenset({"--log"})),
-    "residency.export/1": Form(_export, frozenset({"--against", "--log"})),
+    EXPORT: Form(_export, frozenset({"--against", "--log"})),
     TILES: Form(_tiles, frozenset({"--against"})),
 }

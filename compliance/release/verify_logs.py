@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from compliance.clock import parse_time, rfc3339
 from compliance.errors import CheckFailed
-from compliance.log import merkle, note
+from compliance.identity import PublicIdentity
+from compliance.log import checkpoint, merkle, note
 from compliance.log.evidence import CheckedLog, LogEvidence, check_evidence
 from compliance.release import bodies, verify_complete
 from compliance.release.case import Contents, Context, Logged
@@ -68,11 +69,16 @@ def check_log(trust: Trust, member: str, evidence: LogEvidence, at: datetime, *,
 
 def log_key(trust: Trust, member: str, evidence: LogEvidence) -> Ed25519PublicKey:
     """The member's key that signed the checkpoint; `check_evidence` verifies the signature itself."""
+    return _signers(trust, member, evidence)[0].key()
+
+
+def _signers(trust: Trust, member: str, evidence: LogEvidence) -> list[PublicIdentity]:
+    """The periods of the key that signed the checkpoint; it stands in the trust file again where it was prolonged."""
     held = trust.keys_of(log_role(trust, member), member)
-    parsed = note.parse(evidence.checkpoint)
-    for identity in held:
-        if parsed.signature(evidence.origin, note.key_id(evidence.origin, note.TYPE_ED25519, identity.key())):
-            return identity.key()
+    parsed, origin = note.parse(evidence.checkpoint), evidence.origin
+    found = [k for k in held if parsed.signature(origin, note.key_id(origin, note.TYPE_ED25519, k.key()))]
+    if found:
+        return [k for k in found if k.public == found[0].public]
     raise _false(
         "RSD-9007",
         f"the checkpoint of log {evidence.origin} is not signed by a key of {member}",
@@ -83,10 +89,17 @@ def log_key(trust: Trust, member: str, evidence: LogEvidence) -> Ed25519PublicKe
 
 
 def check_key_period(trust: Trust, log: Logged, judged_at: datetime) -> None:
-    """Every opened entry lies in the period of a key of its log, none in the future. Raises CheckFailed RSD-9007."""
+    """Every opened entry lies in the period of a key of its log, none in the future; the key that signed the
+    checkpoint could still sign after the entries under it. Raises CheckFailed RSD-9007.
+    """
     held = trust.keys_of(log_role(trust, log.member), log.member)
+    signers = _signers(trust, log.member, log.evidence)
+    size = checkpoint.parse_text(note.parse(log.evidence.checkpoint).text).size
     for entry in log.entries.values():
         at = parse_time(entry.at)
+        if entry.index < size and all(k.ended_by(at) for k in signers):
+            message = f"{log.where(entry)} was logged when the key that signed the checkpoint over it had ended"
+            raise _false("RSD-9007", message, found=entry.at, limit=signers[-1].revoked_at or signers[-1].not_after)
         if not any(k.may_sign_at(at) for k in held):
             message = f"{log.where(entry)} lies outside the period of every key of {log.member}"
             raise _false("RSD-9007", message, found=rfc3339(at), limit="the period in trust.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from compliance.commands import desk
+from compliance.tls import make_tls
 from residency import cli
 from tests.desk_world import desk_of, marked_bundle, marked_world, write
 
@@ -65,6 +67,44 @@ def test_what_is_wrong_is_said_with_its_code(given, tmp_path):
     assert _error(bundle, "--trust", trust, "--host", "0.0.0.0") == (2, "RSD-9188")  # noqa: S104
     assert _error(bundle, "--trust", trust, "--token-file", open_token) == (3, "RSD-9187")
     assert _error(bundle, "--trust", trust, "--host", "192.0.2.1", "--port", "1") == (2, "RSD-9188")
+
+
+def test_over_tls_only_who_knows_the_token_reads(given, tmp_path):
+    bundle, trust = given
+    (tmp_path / "token").write_text(secret := "t0ken" * 10)
+    (tmp_path / "token").chmod(0o600)
+    files = make_tls(tmp_path / "tls", ("localhost",))
+    words = [sys.executable, "residency.py", "audit", "serve", str(bundle), "--trust", str(trust), "--json"]
+    words += ["--host", "0.0.0.0", "--token-file", str(tmp_path / "token")]  # noqa: S104 - what the test is about
+    words += ["--tls-cert", str(files.certificate), "--tls-key", str(files.key)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            address = json.loads(process.stdout.readline())["address"].replace("0.0.0.0", "localhost")  # noqa: S104
+            assert address.startswith("https://")
+            with httpx.Client(verify=ssl.create_default_context(cafile=str(files.ca)), base_url=address) as reader:
+                assert reader.get("/").status_code in {303, 401}
+                assert reader.get("/", headers={"authorization": f"Bearer {'f' * 50}"}).status_code in {303, 401}
+                entered = reader.get("/", headers={"authorization": f"Bearer {secret}"})
+                assert (entered.status_code, "site-a" in entered.text) == (200, True)
+                assert secret not in entered.text
+            with pytest.raises(httpx.HTTPError):
+                httpx.get(address.replace("https:", "http:"))
+        finally:
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+
+
+def test_half_of_a_certificate_is_none(given, tmp_path):
+    bundle, trust = given
+    files = make_tls(tmp_path / "tls")
+    certificate, key = files.certificate, files.key
+    (tmp_path / "note").write_text("no key")
+    assert _error(bundle, "--trust", trust, "--tls-cert", certificate) == (2, "RSD-9188")
+    assert _error(bundle, "--trust", trust, "--tls-key", key) == (2, "RSD-9188")
+    assert _error(bundle, "--trust", trust, "--tls-cert", certificate, "--tls-key", tmp_path / "note") == (
+        3,
+        "RSD-9192",
+    )
 
 
 def test_a_port_that_is_taken_is_named(given):
