@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from compliance.canonical import Json
 from compliance.errors import EnvironmentFault, ResidencyError, UsageError
+
+_CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,14 @@ def emit_error(error: ResidencyError) -> None:
     """Print an error for people on stderr: what and why in the first line, what to do in the second."""
     compared = f" [found {error.found or 'nothing'}; limit {error.limit}]" if error.limit else ""
     rule = f" (rule: {error.rule})" if error.rule else ""
-    click.echo(f"error {error.code}: {error.message}{compared}{rule}", err=True)
+    click.echo(visible(f"error {error.code}: {error.message}{compared}{rule}").replace("\n", "\\n"), err=True)
     hint = error.next or f"residency explain {error.code}"
-    click.echo(f"  next: {hint}", err=True)
+    click.echo(visible(f"  next: {hint}").replace("\n", "\\n"), err=True)
+
+
+def visible(text: str) -> str:
+    """`text` with its control and direction characters written out: a name in a file drives nobody's terminal."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def usage_error(error: click.ClickException) -> UsageError:
@@ -107,7 +115,7 @@ def command(schema: str) -> Callable[[Callable[..., Result]], Callable[..., None
                 emit_json(schema, result.fields, result.error)
             else:
                 for line in result.lines:
-                    click.echo(line)
+                    click.echo(visible(line))
                 if result.error:
                     emit_error(result.error)
             sys.exit(result.error.exit_code if result.error else 0)

@@ -49,7 +49,7 @@ STUBS: Final = _words(
     ConfirmMessageReceived RegisterNode UnregisterNode ListNodes StartRun StopRun ListRuns
     """
 )
-HARMLESS: Final = frozenset({"sqlite3.connect", "urllib.parse"})
+HARMLESS: Final = frozenset({"sqlite3.connect", "urllib.parse", "enrolment.enrol"})
 # The client of the governance service: each of its methods is a call outward.
 CLIENT: Final = frozenset({"status", "trust", "study", "answer", "exchange", "renew"})
 
@@ -119,6 +119,9 @@ PLAIN: Final = Way(why="no network: a generator's send, or a signal to a process
 TYPES: Final = Way(why="types and protocols; the calls stand here themselves")
 PRIVATE: Final = Way(why="the operator's own loopback door, on one machine")
 UPKEEP: Final = Way(("conformance_report",), "client.commands:_serve_site")
+# A witness belongs to no member and has no jurisdiction in the trust file: its key there is the sites' consent.
+CHECKPOINT: Final = Way(why="name, size and hash of a log, to a witness whose key the sites' signed trust file names")
+DESK: Final = Way(why="what a reader has on disk already, to a browser: loopback, or a token and TLS")
 LINK: Final = Way(("conformance_report",), "client.link:Link._look")
 JOINED: Final = Way(("answer", "roster", "log_checkpoint"), "server.coordinator:_ask_to_join")
 MODEL: Final = Way(("aggregate",), "server.coordinator:join")
@@ -177,6 +180,23 @@ WAYS: Final[dict[Place, Way]] = {
     ),
     ("client/zygote.py", "", "import socket"): LOCAL,
     **{("client/zygote.py", f, "send"): LOCAL for f in ("_run", "_watch", "serve")},
+    **{("compliance/commands/witness_files.py", f, "Request"): CHECKPOINT for f in ("_request", "ask")},
+    **{
+        ("compliance/desk/app.py", "", f"import {n}"): TYPES
+        for n in (
+            *("asyncio", "http", "starlette.applications", "starlette.exceptions", "starlette.requests"),
+            *("starlette.responses", "starlette.routing"),
+        )
+    },
+    **{("compliance/desk/guard.py", f"Guard.{f}", "send"): DESK for f in ("__call__", "__call__.sending", "_refuse")},
+    ("compliance/desk/login.py", "", "import http.cookies"): TYPES,
+    **{("compliance/desk/serve.py", "", f"import {n}"): TYPES for n in ("socket", "ssl", "uvicorn")},
+    ("compliance/desk/timing.py", "", "import asyncio"): TYPES,
+    ("compliance/log/witness_protocol.py", "parse_request", "Request"): Way(why="reads what came"),
+    **{("compliance/log/witness_server.py", "", f"import {n}"): TYPES for n in ("http.server", "socket", "ssl")},
+    ("compliance/log/witness_server.py", "WitnessDoor.get_request", "wrap_socket"): Way(
+        why="listens; a witness answers with its own cosignatures"
+    ),
     ("compliance/doctor_facts.py", "", "import socket"): TYPES,
     ("compliance/doctor_facts.py", "", "import ssl"): TYPES,
     **{
@@ -227,6 +247,12 @@ WAYS: Final[dict[Place, Way]] = {
     ("server/launcher.py", "", "import ssl"): TYPES,
     ("server/launcher.py", "", "import uvicorn"): TYPES,
     ("server/launcher.py", "_Server.startup", "create_server"): Way(why="listens"),
+    **{("server/outside_witnesses.py", "", f"import {n}"): TYPES for n in ("http.client", "ssl")},
+    ("server/outside_witnesses.py", "_request", "Request"): CHECKPOINT,
+    **{
+        ("server/outside_witnesses.py", "OutsideWitnesses._post", n): CHECKPOINT
+        for n in ("HTTPConnection", "HTTPSConnection", "request")
+    },
     ("server/rounds.py", "Rounds._settle", "Request"): MODEL,
     ("strategies/wire.py", "", "import flwr.app"): TYPES,
     ("strategies/wire.py", "decode_reply", "Reply"): Way(why="reads what came"),

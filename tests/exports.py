@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from compliance.canonical import parse_canonical, sha256_hex
 from compliance.export.check import verify_export
-from compliance.export.statement import STATEMENT
+from compliance.export.statement import STATEMENT, ranges_of
 from compliance.identity import Signer, parse_envelope, save_signer, seal
 from compliance.log import checkpoint, cosign, merkle, note
 from compliance.log.checkpoint import Checkpoint
 from compliance.log.entry import Entry, new_entry
+from compliance.log.expired import leaves_sha256
 from compliance.log.store import Draft, LogStore
 from compliance.log.view import LogView
 from compliance.release.report import Report
@@ -63,14 +64,26 @@ def view_of(
 ) -> LogView:  # fmt: skip
     """A log that holds just these entries, renumbered, signed with the member's real key at `size` and cosigned."""
     kept = [e.model_copy(update={"index": i}) for i, e in enumerate(entries)]
+    gone = expired or {}
+    for name in sorted(set(gone.values())):
+        kept.append(compaction(kept, [i for i in sorted(gone) if gone[i] == name], name))
     hashes = [e.leaf_hash() for e in kept]
     size = len(kept) if size is None else size
     root = merkle.root(hashes[:size])
     signed = checkpoint.sign(Checkpoint(made.origin(member), size, root), made.log_signer(member).private)
     text = note.with_signature(note.parse(signed), cosigned(made, signed)).encode()
-    gone = expired or {}
     shown = {e.index: e for e in kept if e.index not in gone}
     return LogView(made.origin(member), hashes, (text,), shown, True, gone)
+
+
+def compaction(entries: Sequence[Entry], indices: Sequence[int], name: str) -> Entry:
+    """What a log appends when it lets go of the texts of these of its entries."""
+    body = {
+        "record_class": name, "before": WHEN, "ranges": [list(r) for r in ranges_of(indices)], "policy": "the schedule",
+        "law_set": "cd" * 32, "leaves_sha256": leaves_sha256(entries[i].leaf_hash() for i in indices),
+    }  # fmt: skip
+    made = new_entry(len(entries), WHEN, "compaction", body)
+    return made.model_copy(update={"salt": "5b" * 16})
 
 
 def statement_of(files: Mapping[str, bytes]) -> dict[str, Any]:

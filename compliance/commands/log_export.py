@@ -65,7 +65,7 @@ def export(path: Path, name: FormatName, key: Path | None, to: str, out: Path, *
     from compliance.export.make import NOT_LOGGED  # noqa: PLC0415
 
     view = _one(path)
-    return _told(out, write_folder(out, view, name, chosen, None, lambda _: NOT_LOGGED), view.size, signed=False)
+    return _told(out, write_folder(out, view, name, chosen, None, lambda _: NOT_LOGGED), view, signed=False)
 
 
 def _signed(path: Path, name: FormatName, chosen: Selection, key: Path, to: str, out: Path) -> Result:
@@ -90,7 +90,7 @@ def _signed(path: Path, name: FormatName, chosen: Selection, key: Path, to: str,
             return Logged(party, decision, log.append("export", body.as_json()).index)
 
         statement = write_folder(out, view, name, chosen, signer, record)
-    return _told(out, statement, view.size, signed=True)
+    return _told(out, statement, view, signed=True)
 
 
 def _cleared(path: Path, role: str, log: LogStore, to: str, study: str) -> tuple[Party, int]:
@@ -159,9 +159,9 @@ def _whole_digest(path: Path, study: str) -> str:
     return found[0]
 
 
-def _told(out: Path, made: Statement, size: int, *, signed: bool) -> Result:
+def _told(out: Path, made: Statement, view: LogView, *, signed: bool) -> Result:
     expired = len(made.expired_classes())
-    later = size - made.size
+    later = view.size - made.size
     to = made.to
     whom = f"for {to.name} ({to.jurisdiction}), allowed by entry {made.decision}" if to else _AT_HOME
     lines = [
@@ -169,6 +169,7 @@ def _told(out: Path, made: Statement, size: int, *, signed: bool) -> Result:
         f"filter: {made.selection.words()}",
         f"signed with the log's key; recorded as entry {made.logged}" if signed else _UNSIGNED,
         whom,
+        *([] if view.whole else [f"only the {len(view.entries)} entries that are shown there could be taken"]),
         *([f"{expired} entries have expired by retention; their leaf hashes are there"] if expired else []),
         *([f"{later} entries after the last checkpoint are not in it: no checkpoint covers them"] if later else []),
         f"next: residency verify {out} --trust trust.json{'' if signed else ' --log LOG'}",

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    from compliance.log.cosign import WitnessKeys
-    from compliance.log.fsck import Whole
+    from compliance.log.fsck import KeysEver, Whole
 
 
 @click.command("fsck")
@@ -68,7 +67,7 @@ def fsck(path: Path, trust: Path | None, at: str | None) -> Result:
 
 def _judges(
     connection: sqlite3.Connection, trust: Path | None, at: datetime
-) -> tuple[str, Ed25519PublicKey, WitnessKeys | None]:
+) -> tuple[str, Ed25519PublicKey, KeysEver | None]:
     """Origin, key and witnesses to judge by. Raises CheckFailed RSD-5031 for a key that is not in the trust file."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
 
@@ -80,13 +79,13 @@ def _judges(
         return origin, key, None
     from compliance.release.evidence_check import member_of  # noqa: PLC0415
     from compliance.trust.root import load_anchor  # noqa: PLC0415
-    from compliance.trust.witnesses import witness_keys  # noqa: PLC0415
+    from compliance.trust.witnesses import keys_ever  # noqa: PLC0415
 
     known = load_anchor(trust, at).trust
     member = member_of(known, origin)
     if known.log_key(member).key().public_bytes_raw() != row[1]:
         raise _not_of(trust, row[1].hex()[:16])
-    return origin, key, witness_keys(known, member, at)
+    return origin, key, keys_ever(known, member)
 
 
 def _not_of(trust: Path | None, found: str) -> CheckFailed:

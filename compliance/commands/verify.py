@@ -34,7 +34,10 @@ _OF_A_BUNDLE = ("study.json", "evidence", "rosters", "model")
     "--against", type=_FILE, multiple=True,
     help="For a log or what was made from one: a cosigned checkpoint that a peer holds. May be repeated.",
 )  # fmt: skip
-@click.option("--log", "log", type=_FILE, help="For an export or a dossier: the log itself (a home, a log.db, a bundle, or evidence).")
+@click.option(
+    "--log", "log", type=_FILE,
+    help="For an export or a dossier: the log itself (a home, a log.db, a bundle, or evidence).",
+)  # fmt: skip
 @command("residency.verify/1")
 def verify(path: Path, trust: Path | None, at: str | None, against: tuple[Path, ...], log: Path | None) -> Result:
     """Check a release bundle, a log or an export (folders; also a home), or one file made from a log, offline.

@@ -97,7 +97,7 @@ class Books:
             paid = read_body(ChargeBody, entry, f"entry {entry.index}")
             made = (log.number, entry.index, entry.at, entry.study, log.view.member, paid.round, paid.attempt, leaf)
             run("INSERT INTO charge VALUES (?, ?, ?, ?, ?, ?, ?, ?)", made)
-        if entry.kind == "transfer" and "decision" in entry.body:
+        if entry.kind == "transfer" and isinstance(entry.body.get("decision"), int):
             where = (log.number, entry.body["decision"])
             run("UPDATE decision SET sent = sent + 1 WHERE rowid = (SELECT rowid FROM decision WHERE log = ? AND"
                 " idx = ?)", where)  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 
 from compliance.clock import parse_time, rfc3339
 from compliance.errors import CheckFailed, ResidencyError
@@ -55,6 +56,27 @@ def examine(trust: Trust, view: LogView, at: datetime) -> Health:
     except ResidencyError as e:
         return Health(tuple(seen), e)
     return Health(tuple(seen))
+
+
+def forks(views: Mapping[int, LogView]) -> dict[int, CheckFailed]:
+    """Number -> what is wrong, of logs of one origin of which none continues the other: each alone may well verify."""
+    found: dict[int, CheckFailed] = {}
+    ordered = sorted(views.items(), key=lambda one: (one[1].origin, one[1].size))
+    for (number, short), (other, long) in pairwise(ordered):
+        if short.origin != long.origin:
+            continue
+        pairs = enumerate(zip(short.leaf_hashes, long.leaf_hashes, strict=False))
+        same = next((i for i, (a, b) in pairs if a != b), short.size)
+        if same < short.size:
+            found[number] = found[other] = CheckFailed(
+                "RSD-5040",
+                f"two histories of log {short.origin} are shown: they part at entry {same}",
+                rule="a log only grows; there is one of it",
+                found=f"log {other}: {long.leaf_hashes[same].hex()}",
+                limit=f"log {number}: {short.leaf_hashes[same].hex()}",
+                next="keep both; show them to the member, the other members and the witnesses",
+            )
+    return found
 
 
 def _check_origin(trust: Trust, view: LogView) -> None:

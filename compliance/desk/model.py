@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -111,6 +111,9 @@ def make(places: Sequence[Place], anchor: Anchor, told: Progress = lambda _what,
     for number, log in logs.items():
         found[number] = health.examine(anchor.trust, log.view, at)
         told("logs", 1)
+    for number, error in health.forks({number: log.view for number, log in logs.items()}).items():
+        found[number] = replace(found[number], error=found[number].error or error)
+        flaws = (*flaws, Flaw(f"log {number}, {logs[number].view.origin}", error))
     studies = _studies(places, books, logs)
     spent = {}
     for digest, facts in studies.items():

@@ -62,7 +62,7 @@ def _answers(place: Place) -> list[dict[str, object]]:
     """The signed answers beside the study, as they say of themselves; `verify` judges them."""
     found: list[dict[str, object]] = []
     for name, data in place.contents.under("answers").items() if place.contents else ():
-        site, kind = name.split(".")[:2]
+        site, kind = f"{name}.".split(".")[:2]
         try:
             said = parse_envelope(data, name)
         except ResidencyError as e:

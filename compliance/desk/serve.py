@@ -13,6 +13,7 @@ import uvicorn
 
 from compliance.desk.guard import App
 from compliance.errors import EnvironmentFault, InputError, UsageError
+from compliance.files import read_bytes
 
 _NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 
@@ -41,7 +42,10 @@ def check_door(host: str, *, token: bool, tls: bool) -> None:
 
 
 def check_tls(certificate: Path | None, key: Path | None) -> bool:
-    """Whether it is served over TLS: with both files, which fit. Raises UsageError RSD-9188, InputError RSD-9192."""
+    """Whether it is served over TLS: with both files, which fit.
+
+    Raises UsageError RSD-9188, InputError RSD-9192, RSD-2005.
+    """
     if certificate is None and key is None:
         return False
     if certificate is None or key is None:
@@ -52,6 +56,8 @@ def check_tls(certificate: Path | None, key: Path | None) -> bool:
             limit="--tls-cert FILE --tls-key FILE",
             next="give both, or neither on loopback",
         )
+    for path in (certificate, key):
+        read_bytes(path, "the desk's certificate or key")  # a pipe is no file, and would be waited for
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
     except (OSError, ValueError) as e:
@@ -99,7 +105,7 @@ def server(app: App, certificate: Path | None = None, key: Path | None = None) -
     logging.getLogger("residency.desk").setLevel(logging.ERROR)
     config = uvicorn.Config(
         app, access_log=False, log_level="error", server_header=False, lifespan="off", ws="none",
-        timeout_keep_alive=5, limit_concurrency=64, h11_max_incomplete_event_size=16_384,
+        timeout_keep_alive=5, timeout_graceful_shutdown=3, limit_concurrency=64, h11_max_incomplete_event_size=16_384,
         ssl_certfile=certificate, ssl_keyfile=key,
     )  # fmt: skip
     return uvicorn.Server(config)

@@ -9,7 +9,7 @@ from datetime import datetime
 from compliance.canonical import b64encode
 from compliance.clock import parse_time
 from compliance.dossier.derive import dossier
-from compliance.dossier.given import Given, Tip, held, is_shown, packs_held, packs_named, tip
+from compliance.dossier.given import Given, Tip, held, is_shown, last_time, packs_held, packs_named, tip
 from compliance.dossier.model import Dossier, Opened
 from compliance.dossier.regime import Regime
 from compliance.errors import InputError
@@ -46,6 +46,8 @@ def build(regime: Regime, study: str, views: Sequence[LogView], anchor: Anchor, 
     pairs = [pair for v in views for pair in _opened(v, wanted[v.origin], tips[v.origin].checkpoint.size)]
     entries = held(anchor.trust, pairs)
     opened = {(o.origin, o.index): o for o, _ in pairs}
+    if until := last_time(entries):  # as verification judges cosigners' keys
+        tips = {origin: tip(anchor.trust, origin, end.text, parse_time(until)) for origin, end in tips.items()}
     return dossier(
         Given(
             regime=regime,

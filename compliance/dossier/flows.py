@@ -15,10 +15,31 @@ _WORDS: dict[str, str] = {str(name): words for name, words in ARTIFACT_WORDS.ite
 
 
 def flows(material: Material, shows: Shows) -> Table:
-    """One row a decision: what would leave for whom, what was decided by which rule and basis, and what then left."""
+    """One row a decision: what would leave for whom, what was decided by which rule and basis, and what then left.
+
+    Whatever the table is about, what left by no decision that is here stands in it.
+    """
     columns = ("When", "From", "To", "What", "Outcome", "Rule and citations", "Basis on file", "Comes also to", "Left")
     rows = tuple(_flow(d) for d in material.decisions if _is_about(d, shows))
-    return Table(caption=shows.caption, columns=columns, rows=rows, note=_of(len(rows), len(material.decisions)))
+    note = _of(len(rows), len(material.decisions))
+    return Table(caption=shows.caption, columns=columns, rows=rows + _undecided(material), note=note)
+
+
+def _undecided(material: Material) -> tuple[Row, ...]:
+    jurisdictions = {p.name: f" ({p.jurisdiction})" for p in (material.trust.operator, *material.trust.sites)}
+    return tuple(
+        Row(
+            cells=(
+                f"{held.entry.at}, round {body.round}" if body.round else held.entry.at,
+                *(f"{name}{jurisdictions.get(name, '')}" for name in (held.member, body.recipient)),
+                f"{_WORDS.get(body.artifact, 'another thing')} ({body.artifact})",
+                *("NO DECISION", f"entry {body.decision} is no decision that is here", "none", "not known"),
+                f"SHA-256 {body.sha256[:_SHORT]}, attempt {body.attempt}",
+            ),
+            rests_on=(held.ref,),
+        )
+        for held, body in material.undecided
+    )
 
 
 def _of(shown: int, total: int) -> str:

@@ -12,6 +12,7 @@ from compliance.law.model import Decision
 from compliance.law.pack import Pack
 from compliance.log.bodies import Body
 from compliance.log.entry import Entry
+from compliance.log.kinds import KIND_OF
 from compliance.release import bodies
 from compliance.study import Study
 from compliance.trust.root import Trust
@@ -43,6 +44,9 @@ class Held:
         return f"entry {self.entry.index} of log {self.origin}"
 
 
+Sent = tuple[Held, bodies.TransferBody]
+
+
 @dataclass(frozen=True)
 class Decided:
     """A logged decision with the entry that it stands in, and the transfers that name it, in its own log."""
@@ -50,7 +54,7 @@ class Decided:
     held: Held
     decision: Decision
     round: int
-    sent: tuple[tuple[Held, bodies.TransferBody], ...]
+    sent: tuple[Sent, ...]
 
     @property
     def refs(self) -> tuple[Ref, ...]:
@@ -74,22 +78,37 @@ class Material:
         return [h for h in self.held if h.entry.kind in kinds]
 
     def bodies(self, kind: str, model: type[B]) -> list[tuple[Held, B]]:
-        """Entries of one kind whose body has the shape `model`; a kind may have several."""
-        loaded = [(h, try_model(model, h.entry.body)[1]) for h in self.of(kind)]
-        return [(h, body) for h, body in loaded if body is not None]
+        """Entries of one kind whose body has the shape `model`; a kind may have several.
+
+        Raises InputError RSD-9041 for a body that has none of them: whoever left it out would count too little.
+        """
+        others = [shape for shape in KIND_OF[kind].bodies if shape is not model]
+        own = [h for h in self.of(kind) if not any(try_model(shape, h.entry.body)[1] for shape in others)]
+        return [(h, bodies.read_body(model, h.entry, h.where)) for h in own]
 
     @cached_property
     def decisions(self) -> tuple[Decided, ...]:
         """All decisions of the study. Raises InputError RSD-9041 for one that no engine makes."""
-        sent: dict[tuple[str, int], list[tuple[Held, bodies.TransferBody]]] = {}
-        for held, body in self.bodies("transfer", bodies.TransferBody):
-            sent.setdefault((held.origin, body.decision), []).append((held, body))
-        found = []
+        sent, found = self._sent, []
         for held in self.of("decision"):
             logged = bodies.read_decision(held.entry, held.where)
             then = tuple(sent.get((held.origin, held.entry.index), ()))
             found.append(Decided(held, logged.decision, logged.round, then))
         return tuple(found)
+
+    @property
+    def undecided(self) -> tuple[Sent, ...]:
+        """Transfers that name no decision that is here."""
+        decided = {(d.held.origin, d.held.entry.index) for d in self.decisions}
+        return tuple(row for named, rows in self._sent.items() if named not in decided for row in rows)
+
+    @cached_property
+    def _sent(self) -> dict[tuple[str, int], list[Sent]]:
+        """Log and index of the decision that transfers name -> those transfers."""
+        sent: dict[tuple[str, int], list[Sent]] = {}
+        for held, body in self.bodies("transfer", bodies.TransferBody):
+            sent.setdefault((held.origin, body.decision), []).append((held, body))
+        return sent
 
     @property
     def proposed(self) -> tuple[Ref, ...]:

@@ -7,7 +7,7 @@
    stand in the log at its index, and lies in the period of a key of its log.
 5. whole: the entries of the study are exactly those that each log's last close counts; what is said of each log, the
    members whose log is not here and the packs follow from the entries.
-6. articles: every article, made again from the entries by the same code, is the one here.
+6. articles: every article, made again from the entries by the same code, is the one here, and so is the page beside it.
 7. log: with --log, the log itself begins with the entries under the checkpoint, and holds no other of the study.
 """
 
@@ -24,6 +24,7 @@ from compliance.dossier import derive
 from compliance.dossier.given import Given, Tip, held, is_shown, last_time, packs_named, packs_of, tip
 from compliance.dossier.material import Held
 from compliance.dossier.model import ArticleShown, Dossier, Opened, Source
+from compliance.dossier.page import html
 from compliance.dossier.regime import Regime, builtin_regimes
 from compliance.errors import CheckFailed, ResidencyError
 from compliance.log import merkle
@@ -61,6 +62,7 @@ class _Case:
     anchor: Anchor
     at: datetime
     views: Sequence[LogView] | None
+    page: bytes | None
     shown: Dossier = field(init=False)
     regime: Regime = field(init=False)
     tips: dict[str, Tip] = field(default_factory=dict)
@@ -82,9 +84,14 @@ class _Case:
         )
 
 
-def verify_dossier(data: bytes, anchor: Anchor, at: datetime, views: Sequence[LogView] | None = None) -> Report:
-    """All steps on the bytes of a dossier; `views`: the logs themselves. Errors are in the report, exit code 1."""
-    case = _Case(data, anchor, at, views)
+def verify_dossier(
+    data: bytes, anchor: Anchor, at: datetime, views: Sequence[LogView] | None = None, page: bytes | None = None
+) -> Report:
+    """All steps on the bytes of a dossier; `views`: the logs themselves; `page`: what lies beside it for people.
+
+    Errors are in the report, exit code 1.
+    """
+    case = _Case(data, anchor, at, views, page)
     results: list[StepResult] = []
     failed: StepResult | None = None
     for step, check in zip(STEPS, _CHECKS, strict=True):
@@ -240,9 +247,13 @@ def _whole(case: _Case) -> Found:
 
 
 _WORDS: Final = {
-    "counted": "all that its last close counts",
-    "counted, some expired": "all that its last close counts, but for those whose text expired by retention",
+    "counted": "all that the last close here counts",
+    "counted, some expired": "all that the last close here counts, but for those whose text expired by retention",
 }
+
+
+def _other(source: Source) -> str:
+    return f"other entries than the {source.after_close} here" if source.after_close else "entry"
 
 
 def _asserted(shown: Dossier) -> tuple[tuple[str, str], ...]:
@@ -253,9 +264,9 @@ def _asserted(shown: Dossier) -> tuple[tuple[str, str], ...]:
         if s.complete not in _WORDS
     ]
     out += [
-        (s.member, f"that after its close there are no other entries of the study than the {s.after_close} here")
+        (s.member, f"that after the close here its log holds no {_other(s)} of the study")
         for s in shown.sources
-        if s.after_close
+        if s.complete in _WORDS
     ]
     out += [(name, "what its log says of the study: it is not here") for name in shown.missing]
     text = "that no entry of no study (law sets, data sets, withdrawals, alarms) lacks here"
@@ -274,7 +285,14 @@ def _articles(case: _Case) -> Found:
                          found=differs, limit=follows)  # fmt: skip
     shown = sum(a.status == "evidence shown" for a in made)
     rows = sum(len(table.rows) for a in made for table in a.tables)
-    return Found((f"{len(made)} articles, {shown} of them with evidence: {rows} rows made again from the entries",))
+    proved = [f"{len(made)} articles, {shown} of them with evidence: {rows} rows made again from the entries"]
+    if case.page is not None:
+        if case.page != html(case.shown).encode():
+            raise _false("RSD-9106", "the page beside the dossier is not the one that is made from it",
+                         found="other bytes", limit="the page as this version of the package makes it",
+                         next="do not read that page; have it made again with this version")  # fmt: skip
+        proved.append("the page beside it is the one that is made from it, byte for byte")
+    return Found(tuple(proved))
 
 
 def _difference(said: ArticleShown, found: ArticleShown) -> tuple[str, object, object]:
@@ -299,17 +317,23 @@ def _against(case: _Case) -> Found | None:
     """The logs themselves; those of other members than the dossier's are not looked at."""
     if case.views is None:
         return None
-    proved = []
+    proved: list[str] = []
+    asserted: list[tuple[str, str]] = []
     for view in case.views:
         end = case.tips.get(view.origin)
-        if end is not None:
-            _is_the_log(case, view, end)
-            proved.append(f"log {view.origin} holds {'all' if view.whole else 'as far as it is shown,'} these entries "
-                          "and no other that belongs here")  # fmt: skip
+        if end is None:
+            continue
+        _is_the_log(case, view, end)
+        gone = sum(i < end.checkpoint.size for i in view.expired)
+        told = " of those whose text it holds" if gone else ""
+        proved.append(f"log {view.origin} holds {'all' if view.whole else 'as far as it is shown,'} these entries and "
+                      f"no other that belongs here{told}")  # fmt: skip
+        if gone:
+            asserted.append((end.member, f"which of the {gone} entries whose text is gone belong here"))
     if not proved:
         raise _false("RSD-9107", "none of the logs that were given is one of the dossier's",
                      found=", ".join(v.origin for v in case.views), limit=", ".join(case.tips))  # fmt: skip
-    return Found(tuple(proved))
+    return Found(tuple(proved), tuple(asserted))
 
 
 def _is_the_log(case: _Case, view: LogView, end: Tip) -> None:

@@ -25,11 +25,13 @@ from compliance.clock import parse_time, rfc3339
 from compliance.errors import CheckFailed, ResidencyError
 from compliance.export.make import FORMATS
 from compliance.export.rows import Row
-from compliance.export.statement import LEAVES, SCHEMA, STATEMENT, Statement
+from compliance.export.statement import LEAVES, SCHEMA, STATEMENT, Selection, Statement
 from compliance.identity import Envelope, Role, media_type, parse_envelope
+from compliance.law.model import Party
 from compliance.log import checkpoint, note
 from compliance.log.entry import Entry
 from compliance.log.evidence import LogEvidence
+from compliance.log.expired import expired_of
 from compliance.log.view import LogView
 from compliance.release.case import Logged
 from compliance.release.evidence_check import compare_held, member_of
@@ -289,25 +291,54 @@ def _whole(given: Export) -> Found | None:
         if index < said.size and index not in expired and (index in chosen) != said.selection.takes(entry):
             raise _false("RSD-5156", f"entry {index} is left out of what was asked for", f"no line of entry {index}",
                          said.selection.words())  # fmt: skip
-    later = [i for i in log.expired if i < said.size and i not in log.entries and i not in expired]
+    later = sorted(i for i in log.expired if i < said.size and i not in expired)
+    silent = [i for i in later if i not in chosen]
+    if silent and said.selection == Selection():
+        raise _false("RSD-5156", f"entry {silent[0]} is left out, and had not expired when it was made",
+                     f"no line of {len(silent)} entries", said.selection.words())  # fmt: skip
+    # Nobody signed what stands behind the checkpoint in the log that was given.
+    named = expired_of((e for e in log.entries.values() if e.index < said.size), said.size)
     proved = [f"nothing that was asked for is left out: {said.selection.words()}"]
-    classes = sorted({log.expired[i] for i in (*expired, *later)})
-    if classes:
-        both = _shown(sorted({*expired, *later}))
-        proved.append(f"entries {both} are expired under class {', '.join(classes)}, their leaves proven")
-    return Found(tuple(proved), _recorded(given, log))
+    if known := sorted(i for i in (*expired, *later) if i in named):
+        classes = ", ".join(sorted({named[i] for i in known}))
+        proved.append(f"entries {_shown(known)} are expired under class {classes}, their leaves proven")
+    told = {
+        "had expired when it was made, by an entry after its checkpoint": [i for i in expired if i not in named],
+        "expired since, by an entry after its checkpoint": [i for i in later if i not in named],
+        "are gone from the log by now, and were not asked for": silent,
+    }
+    words = tuple((given.member, f"that entries {_shown(found)} {text}") for text, found in told.items() if found)
+    return Found(tuple(proved), (*words, *_recorded(given, log)))
 
 
 def _recorded(given: Export, log: LogView) -> tuple[tuple[str, str], ...]:
-    """The entry that records the export, where the log goes on so far. Raises CheckFailed RSD-5156 for another one."""
+    """The entry that records the export, where the log goes on so far, and the decision by which it was made for
+    somebody. Raises CheckFailed RSD-5156 for another one.
+    """
     said = given.statement
+    allowed = log.entries.get(said.decision) if said.decision is not None else None
+    if said.to and allowed and not _allows(allowed, said.to):
+        raise _false("RSD-5156", f"entry {allowed.index} does not allow an export for {said.to.name}",
+                     f"{allowed.kind} {allowed.body.get('effect', '')}", "a decision that allows it")  # fmt: skip
     entry = log.entries.get(said.logged) if said.logged is not None else None
     if entry is None:
         return ()
     digest = next(f.sha256 for f in said.files if f.name != LEAVES)
-    if entry.kind != "export" or entry.body.get("sha256") != digest:
-        raise _false("RSD-5156", f"entry {entry.index} does not record this export", entry.body.get("sha256"), digest)
+    wanted = {
+        "format": said.format, "filter_sha256": said.selection.digest, "size": said.size, "entries": said.entries,
+        "sha256": digest, "to": said.to.name if said.to else "", "decision": said.decision,
+    }  # fmt: skip
+    if entry.kind != "export" or entry.body != wanted:
+        differs = next((k for k, v in wanted.items() if entry.body.get(k, "") != v), "kind")
+        raise _false("RSD-5156", f"entry {entry.index} does not record this export ({differs})",
+                     entry.body.get(differs), wanted.get(differs))  # fmt: skip
     return ((given.member, f"that it recorded this export in its log, as entry {entry.index}"),)
+
+
+def _allows(entry: Entry, to: Party) -> bool:
+    sent = entry.body.get("transfer")
+    about = isinstance(sent, dict) and sent.get("artifact") == "log_export" and sent.get("recipient")
+    return (entry.kind, entry.body.get("effect")) == ("decision", "allow") and about == to.model_dump(mode="json")
 
 
 def _shown(indices: list[int]) -> str:

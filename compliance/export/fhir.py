@@ -157,5 +157,6 @@ def _read(line: bytes) -> Row:
 
 
 FHIR: Final = Format(
-    "audit-events.json", b'{"resourceType":"Bundle","type":"collection","entry":[\n', b",\n", b"\n]}\n", _write, _read
-)
+    "audit-events.json", b'{"resourceType":"Bundle","type":"collection","entry":[\n', b",\n", b"\n]}\n", _write, _read,
+    empty=b'{"resourceType":"Bundle","type":"collection"}\n',  # FHIR knows no empty list
+)  # fmt: skip

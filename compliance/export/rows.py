@@ -31,7 +31,10 @@ class Write(Protocol):
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: `head`, the lines of the entries with `between` after each but the last, `tail`."""
+    """A kind of file: `head`, the lines of the entries with `between` after each but the last, `tail`.
+
+    `empty`: the file without any entry, where it is another one than head and tail.
+    """
 
     file: str
     head: bytes
@@ -39,18 +42,23 @@ class Format:
     tail: bytes
     write: Write
     read: Callable[[bytes], Row]
+    empty: bytes | None = None
 
     def chunks(self, entries: Iterable[tuple[Entry, str]], origin: str) -> Iterator[bytes]:
         """The file, entry by entry; `entries` are with their leaf hashes in hex."""
-        yield self.head
-        separator = b""
+        before = self.head
         for entry, leaf in entries:
-            yield separator + self.write(entry, leaf, origin)
-            separator = self.between
-        yield (self.between if separator and not self.tail else b"") + self.tail
+            yield before + self.write(entry, leaf, origin)
+            before = self.between
+        if before is self.head:
+            yield self.head + self.tail if self.empty is None else self.empty
+        else:
+            yield self.tail or self.between
 
     def rows(self, data: bytes) -> Iterator[Row]:
         """The rows of a file. Raises CheckFailed RSD-5154 where it has another form."""
+        if data == self.empty:
+            return
         if not data.startswith(self.head) or not data.endswith(self.tail):
             raise malformed(f"{self.file} does not begin and end as it should", "other bytes", "its head and tail")
         inner = data[len(self.head) : len(data) - len(self.tail)]

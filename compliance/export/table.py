@@ -15,13 +15,16 @@ from compliance.log.entry import Entry
 COLUMNS: Final = tuple(f.name if f.name != "leaf" else "leaf_sha256" for f in fields(Flat))
 # A spreadsheet runs what begins so; a cell that begins with the quote itself gets one more, so that it can be undone.
 _RUNS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
+# Where a comma separates decimals, spreadsheets split at the semicolon, also inside of quotes.
+_SPLIT: Final = re.compile(r""";(?=[\s"']*[=+\-@＝＋－＠])""")
 _END: Final = b"\r\n"
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,15}")
 
 
 def defused(cell: str) -> str:
     """`cell`, with a quote before what a spreadsheet takes for a formula."""
-    return f"'{cell}" if cell.startswith(_RUNS) else cell
+    inside = _SPLIT.sub(";'", cell)
+    return f"'{inside}" if cell.startswith(_RUNS) else inside
 
 
 def _line(cells: tuple[str, ...]) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -98,15 +99,22 @@ def of_checkpoint(error: ResidencyError, origin: str, *, proved: bool, direct: b
 def raise_alarm(log: LogStore, told: Alarm, study: str = "") -> bool:
     """Tell people and the log, unless an alarm of this cause stands; whether it was told.
 
-    The line on stderr comes first: whoever cannot write the log still says it. Raises EnvironmentFault RSD-5030.
+    The line on stderr comes first: whoever cannot write the log still says it, and whoever has nobody at the other end
+    of stderr still writes it. Raises EnvironmentFault RSD-5030.
     """
     if any((a.code, a.about) == (told.code, told.about) for a in standing(alarms_of(log), now())):
         return False
-    print(told.line(), file=sys.stderr, flush=True)  # noqa: T201
+    say(told.line())
     names = ("code", "about", "found", "limit", "since")
     body = AlarmBody.model_validate({name: getattr(told, name) for name in names})
     log.append("alarm", body.as_json(), study)
     return True
+
+
+def say(line: str) -> None:
+    """One line on stderr, if anybody still reads it: an alarm has its place on disk too."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def alarms_of(source: LogStore | LogView) -> tuple[Alarm, ...]:

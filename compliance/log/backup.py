@@ -125,7 +125,7 @@ def restore(file: Path, home: Path, kind: Kind, check: Callable[[Path], None]) -
 
 def _copy(home: Path, stage: Path, kind: Kind, *, keys: bool) -> tuple[str, ...]:
     """Fill `stage`; returns what was left out. Files are linked: a home replaces files, it does not write into them."""
-    left_out: list[str] = []
+    left_out = _links(home)
     log = Database(home / "log.db", tree.SCHEMA)
     try:
         with log.writing():  # nobody appends, so nobody takes a step that needs an entry
@@ -160,6 +160,12 @@ def _files(folder: Path) -> Iterator[PurePosixPath]:
             passing = name.startswith(".") or name.endswith((".lock", "-wal", "-shm", "-journal"))
             if not passing and path.is_file() and not path.is_symlink():
                 yield PurePosixPath(path.relative_to(folder).as_posix())
+
+
+def _links(home: Path) -> list[str]:
+    """Links below a home: where they lead is not followed, and what lies there is in no backup."""
+    found = (Path(root) / name for root, folders, names in os.walk(home) for name in (*folders, *names))
+    return sorted(path.relative_to(home).as_posix() for path in found if path.is_symlink())
 
 
 def _secret(path: Path) -> bool:

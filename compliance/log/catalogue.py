@@ -34,7 +34,7 @@ class Catalogue:
         is no longer the one whose entries are listed."""
         frontier, fresh = self._frontier, list[tuple[str, str, int]]()
         self._check(connection, frontier, size)
-        marks = expired.Marks(lambda index: tree.one(connection, self._origin, index))
+        marks = tree.marks_of(connection, self._origin)
         for index, leaf, data in tree.raw(connection, self._origin, frontier.size, size):
             frontier = frontier.append(leaf)
             if expired.is_mark(data):

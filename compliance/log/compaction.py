@@ -72,7 +72,8 @@ def plan(log: LogStore, rows: Sequence[Schedule], law_set: str) -> Plan:
     cosigned = max(log.cosigned_sizes().values(), default=0)
     entries = log.entries()
     newest: dict[str, int] = {entry.kind: entry.index for entry in entries}
-    closed = {entry.study for entry in entries if entry.kind == "close"}
+    last = {entry.study: entry.kind for entry in entries if entry.kind in {"join", "close"}}
+    closed = {study for study, kind in last.items() if kind == "close"}  # and not joined again since
     stays: Counter[str] = Counter()
     goes: dict[RecordClass, list[int]] = {}
     for entry in entries:

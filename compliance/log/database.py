@@ -29,6 +29,7 @@ class Database:
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
             try:
+                self._own = self._file()
                 self._configure(schema)
             except BaseException:
                 self._connection.close()
@@ -55,6 +56,10 @@ class Database:
             else:
                 return
 
+    def _file(self) -> tuple[int, int]:
+        found = self.path.stat()
+        return found.st_dev, found.st_ino
+
     def close(self) -> None:
         """Close the connection; the object cannot be used afterwards."""
         with self._lock:
@@ -74,6 +79,9 @@ class Database:
         """
         with self._transaction("BEGIN IMMEDIATE", "write") as connection:
             yield connection
+        with self._translated("write"):
+            if self._file() != self._own:
+                raise OSError("it was removed or replaced while it was open; what is written now, nobody finds")
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

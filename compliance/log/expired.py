@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from compliance.errors import CheckFailed
 from compliance.log.bodies import CompactionBody
-from compliance.log.entry import Entry
+from compliance.log.entry import MAX_INDEX, Entry
 from compliance.validation import load_model
 
 COMPACTION = "compaction"
 MARK_SIZE = 8  # bytes; no entry is as short
 ALL_MARKS = f"SELECT idx, data FROM entries WHERE length(data) = {MARK_SIZE}"  # noqa: S608 - a number
-Read = Callable[[int], Entry]
+Read = Callable[[int], Entry | None]
 
 
 def mark(by: int) -> bytes:
@@ -64,7 +64,7 @@ class Marks:
     """What the marks of one log say, each checked against the compaction entry that it names. Not thread-safe."""
 
     def __init__(self, read: Read) -> None:
-        """`read` gives the entry at an index, checked against its leaf hash."""
+        """`read` gives the entry at an index, checked against its leaf hash; None for one that is marked itself."""
         self._read = read
         self._known: dict[int, tuple[str, frozenset[int]]] = {}
 
@@ -79,11 +79,12 @@ class Marks:
         return name
 
     def _named(self, index: int, by: int) -> tuple[str, frozenset[int]]:
-        if by <= index:
+        if not index < by <= MAX_INDEX:
             raise _no_proof(index, f"a mark of entry {by}", "a later compaction entry")
         entry = self._read(by)
-        if entry.kind != COMPACTION:
-            raise _no_proof(index, f"entry {by} is of kind {entry.kind}", "a compaction entry")
+        if entry is None or entry.kind != COMPACTION:
+            found = f"entry {by} is of kind {entry.kind}" if entry else f"entry {by} has no text itself"
+            raise _no_proof(index, found, "a compaction entry")
         return body_of(entry).record_class, frozenset(_named(entry, by))
 
 

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from compliance.canonical import is_canonical
-from compliance.clock import parse_time
+from compliance.clock import parse_time, time_or_none
 from compliance.errors import CheckFailed, ResidencyError
 from compliance.log import checkpoint, cosign, expired, merkle, note, tree
 from compliance.log.checkpoint import Checkpoint
-from compliance.log.cosign import WitnessKeys
+from compliance.log.entry import MAX_ENCODED
 from compliance.log.kinds import check_body, version_of
 from compliance.log.order import SET_BACK
 
 _ENTRY: Final = re.compile(
-    rb'\{"at":"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)","body":(\{.*\}),"index":([0-9]+),'
-    rb'"kind":"([a-z_]+)","salt":"[0-9a-f]{32}","study":"(?:[0-9a-f]{64})?","v":([0-9]+)\}',
+    rb'\{"at":"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)","body":(\{.*\}),"index":(0|[1-9][0-9]*),'
+    rb'"kind":"([a-z_]+)","salt":"[0-9a-f]{32}","study":"(?:[0-9a-f]{64})?","v":([1-9][0-9]*)\}',
     re.DOTALL,
 )
+
+
+KeysEver = Mapping[str, Sequence[Ed25519PublicKey]]
+"""Witness -> the keys that it has, or had."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Whole:
 
 
 def check(
-    connection: sqlite3.Connection, origin: str, key: Ed25519PublicKey, witnesses: WitnessKeys | None = None
+    connection: sqlite3.Connection, origin: str, key: Ed25519PublicKey, witnesses: KeysEver | None = None
 ) -> Whole:
     """Check everything in this order; raises CheckFailed that names the first thing that is wrong.
 
@@ -51,7 +55,8 @@ def check(
        stand for it (RSD-5062);
     2. every node of the tree (RSD-5035), and what compaction entries say of the leaves (RSD-5062);
     3. every checkpoint: signed by `key`, of this tree (RSD-5002, RSD-5032);
-    4. every cosignature of a witness in `witnesses` (RSD-5002), if they are given.
+    4. every cosignature of a witness in `witnesses` (RSD-5002), by the key of that witness that it names, if they are
+       given.
 
     Times that run backwards are no damage: `Whole.set_back` says where, as CheckFailed RSD-5063.
     """
@@ -88,7 +93,7 @@ class _Texts:
 
     def __init__(self, connection: sqlite3.Connection, origin: str) -> None:
         self._connection, self._origin = connection, origin
-        self._marks = expired.Marks(lambda index: tree.one(connection, origin, index))
+        self._marks = tree.marks_of(connection, origin)
         self._newest = ""
         self.expired: dict[str, int] = {}
         self.compactions: set[int] = set()
@@ -106,7 +111,7 @@ class _Texts:
 
     def _text(self, index: int, data: bytes) -> None:
         found = _ENTRY.fullmatch(data)
-        if found is None:
+        if found is None or len(data) > MAX_ENCODED:
             tree.parsed(self._origin, index, data)  # says what is wrong with it
             raise tree.bad_entry(self._origin, index, "an entry in another form", "an entry")
         at, body, own, kind, version = found.groups()
@@ -133,10 +138,12 @@ class _Texts:
     def _time(self, index: int, at: str) -> None:
         if at == self._newest:
             return
+        when = time_or_none(at)
+        if when is None:
+            raise tree.bad_entry(self._origin, index, f"dated {at}", "a time")
         if at > self._newest:  # one form of time: as text they sort as times
-            parse_time(at, "at")
             self._newest = at
-        elif self.set_back is None and parse_time(at) < parse_time(self._newest) - SET_BACK:
+        elif self.set_back is None and when < parse_time(self._newest) - SET_BACK:
             self.set_back = (index, at, self._newest)
 
 
@@ -158,8 +165,8 @@ def _check_nodes(connection: sqlite3.Connection, leaves: list[bytes]) -> None:
         below = above
 
 
-def _check_cosigned(connection: sqlite3.Connection, key: Ed25519PublicKey, witnesses: WitnessKeys) -> dict[str, int]:
-    cosign.check_witness_keys(witnesses, key)
+def _check_cosigned(connection: sqlite3.Connection, key: Ed25519PublicKey, witnesses: KeysEver) -> dict[str, int]:
+    cosign.check_witness_keys({f"{n}, key {i}": k for n, keys in witnesses.items() for i, k in enumerate(keys)}, key)
     largest: dict[str, int] = {}
     query = (
         "SELECT c.size, c.note, s.name, s.line FROM cosignatures s LEFT JOIN checkpoints c ON s.size = c.size"
@@ -172,7 +179,8 @@ def _check_cosigned(connection: sqlite3.Connection, key: Ed25519PublicKey, witne
         if signature.name != name:
             raise tree.damaged(f"a cosignature of {name} is not its own", signature.name, name)
         if name in witnesses:
-            cosign.verify(note.parse(signed).text, signature, witnesses[name])
+            keys = {note.key_id(name, note.TYPE_COSIGNATURE, k): k for k in witnesses[name]}
+            cosign.verify(note.parse(signed).text, signature, keys.get(signature.key_id, witnesses[name][-1]))
             largest[name] = size
     return largest
 

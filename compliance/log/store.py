@@ -65,6 +65,7 @@ class LogStore:
         self._key = key
         self._group = GroupCommit(self._write)
         self._catalogue = Catalogue(origin)
+        self._least = 0  # entries that this process wrote, or found, and never fewer
         self.origin = origin
 
     @classmethod
@@ -83,6 +84,7 @@ class LogStore:
                 tree.claim(connection, origin, key.public_key())
                 tree.check_ends(connection, origin)
                 store._check_last_checkpoint(connection)
+                store._least = tree.size(connection)
         except BaseException:
             database.close()
             raise
@@ -129,10 +131,11 @@ class LogStore:
 
     def _write(self, groups: Sequence[Sequence[Prepared]]) -> list[list[Appended]]:
         with self._database.writing() as connection:
-            first = tree.size(connection)
+            first = self._whole(connection)
             at = clock.rfc3339(clock.now())  # inside: unless the clock is set back, times follow the order of entries
             encoded = [p.encoded(i, at, new_salt()) for i, p in enumerate(chain.from_iterable(groups), first)]
             leaves = tree.insert(connection, first, encoded)
+        self._least = first + len(leaves)
         done = starmap(Appended, enumerate(leaves, first))
         return [list(islice(done, len(group))) for group in groups]
 
@@ -273,8 +276,14 @@ class LogStore:
         rows = connection.execute("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1").fetchall()
         fsck.check_checkpoints(connection, [row[0] for row in rows], self.origin, self.public_key)
 
+    def _whole(self, connection: sqlite3.Connection) -> int:
+        size = tree.size(connection)
+        if size < self._least:
+            raise tree.damaged(f"log {self.origin} became shorter", f"{size} entries", f"{self._least} entries")
+        return size
+
     def _known_size(self, connection: sqlite3.Connection, size: int | None) -> int:
-        whole = tree.size(connection)
+        whole = self._whole(connection)
         if size is None:
             return whole
         self._check_range(0, size, whole)

@@ -121,7 +121,7 @@ def some(connection: sqlite3.Connection, origin: str, indices: Iterable[int]) ->
 
 
 def _kept(connection: sqlite3.Connection, origin: str, rows: Iterable[tuple[int, bytes, bytes]]) -> Iterator[Entry]:
-    marks = expired.Marks(lambda index: one(connection, origin, index))
+    marks = marks_of(connection, origin)
     for index, _, data in rows:
         if expired.is_mark(data):
             marks.record_class(index, data)
@@ -133,7 +133,7 @@ def one(connection: sqlite3.Connection, origin: str, index: int) -> Entry:
     """Entry `index`, checked against its leaf hash. Raises CheckFailed RSD-5033, RSD-5035, InputError RSD-5061."""
     (data,) = (data for _, _, data in raw(connection, origin, index, index + 1))
     if expired.is_mark(data):
-        name = expired.Marks(lambda by: one(connection, origin, by)).record_class(index, data)
+        name = marks_of(connection, origin).record_class(index, data)
         raise InputError(
             "RSD-5061",
             f"entry {index} of log {origin} expired under class {name}; its leaf is in the tree",
@@ -145,9 +145,19 @@ def one(connection: sqlite3.Connection, origin: str, index: int) -> Entry:
     return parsed(origin, index, data)
 
 
+def marks_of(connection: sqlite3.Connection, origin: str) -> expired.Marks:
+    """What the marks of this log say."""
+
+    def read(index: int) -> Entry | None:
+        ((_, _, data),) = raw(connection, origin, index, index + 1)
+        return None if expired.is_mark(data) else parsed(origin, index, data)
+
+    return expired.Marks(read)
+
+
 def expired_by(connection: sqlite3.Connection, origin: str, indices: Iterable[int]) -> dict[int, int]:
     """Of these entries those that are marked: index -> the compaction entry. Raises CheckFailed as `read`."""
-    marks = expired.Marks(lambda index: one(connection, origin, index))
+    marks = marks_of(connection, origin)
     found: dict[int, int] = {}
     for index in indices:
         for _, _, data in raw(connection, origin, index, index + 1):

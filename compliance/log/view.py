@@ -106,7 +106,7 @@ def _database(path: Path) -> LogView:
     def read(connection: sqlite3.Connection) -> LogView:
         with ReadOnlyDatabase(path, connection).reading() as reading:
             tree.require_sound(reading)
-            origin = str(reading.execute("SELECT origin FROM log").fetchone()[0])
+            origin = _origin(reading)
             size = tree.size(reading)
             entries = {e.index: e for e in tree.read(reading, origin, 0, size)}
             return seen(origin, tree.leaf_hashes(reading, size), _notes(reading), entries)
@@ -114,8 +114,17 @@ def _database(path: Path) -> LogView:
     return look(path, read)
 
 
+def _origin(reading: sqlite3.Connection) -> str:
+    row = reading.execute("SELECT origin FROM log").fetchone()
+    if row is None:
+        raise tree.damaged("this file does not say whose log it is", "no origin", "its origin")
+    return str(row[0])
+
+
 def _notes(reading: sqlite3.Connection) -> tuple[str, ...]:
     signed = {size: note.parse(text) for size, text in reading.execute("SELECT size, note FROM checkpoints")}
     for size, line in reading.execute("SELECT size, line FROM cosignatures ORDER BY size, name"):
+        if size not in signed:
+            raise tree.damaged(f"there is a cosignature at {size}, and no checkpoint", line[:80], "its checkpoint")
         signed[size] = note.with_signature(signed[size], note.parse_line(line))
     return tuple(signed[size].encode() for size in sorted(signed))

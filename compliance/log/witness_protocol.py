@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -13,6 +12,7 @@ from compliance.canonical import b64decode, b64encode
 from compliance.errors import CheckFailed, InputError, ResidencyError
 from compliance.log import checkpoint, merkle, note
 from compliance.log.alarms import of_error
+from compliance.log.alarms import say as to_stderr
 from compliance.log.checkpoint import MAX_SIZE, SignedCheckpoint
 from compliance.log.witness import WitnessStore
 
@@ -76,7 +76,7 @@ class WitnessPart:
 
     def __init__(self, store: WitnessStore, keys: LogKeys, say: Callable[[str], None] | None = None) -> None:
         self._store, self.keys = store, keys
-        self._say = say or _to_stderr
+        self._say = say or to_stderr
         self._told = set[tuple[str, str]]()
 
     def answer(self, data: bytes) -> Answer:
@@ -139,10 +139,6 @@ def with_lines(signed: note.Note, lines: Iterable[note.Signature]) -> note.Note:
 def proved_from(hashes: Sequence[bytes], old: int) -> tuple[bytes, ...]:
     """The proof that a log with these leaf hashes continues its first `old`. Raises InputError RSD-5012."""
     return merkle.consistency_proof(merkle.subtrees_of(hashes), old, len(hashes))
-
-
-def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _malformed(why: str, found: object, limit: object) -> InputError:

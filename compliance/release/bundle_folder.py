@@ -24,14 +24,14 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     total = 0
     for path in _plain_files(folder):
+        total += path.lstat().st_size  # before it is read: a file with holes may be larger than the memory
+        if len(files) >= _MAX_FILES or total > _MAX_BYTES:
+            found = f"{len(files) + 1} files, {total} bytes"
+            raise _not_a_bundle(f"{folder} is too large for a bundle", found, f"{_MAX_FILES} files, {_MAX_BYTES} bytes")
         try:
             data = path.read_bytes()
         except OSError as e:
             raise _unreadable(path, e) from e
-        total += len(data)
-        if len(files) >= _MAX_FILES or total > _MAX_BYTES:
-            found = f"{len(files) + 1} files, {total} bytes"
-            raise _not_a_bundle(f"{folder} is too large for a bundle", found, f"{_MAX_FILES} files, {_MAX_BYTES} bytes")
         files[path.relative_to(folder).as_posix()] = data
     return files
 

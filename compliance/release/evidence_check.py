@@ -13,6 +13,7 @@ from compliance.clock import parse_time, rfc3339
 from compliance.errors import CheckFailed, ResidencyError
 from compliance.log import checkpoint, cosign, note
 from compliance.log.evidence import CheckedLog, LogEvidence, compare_checkpoint
+from compliance.log.expired import expired_of
 from compliance.log.tiles import read_files
 from compliance.log.view import LogView, read_views
 from compliance.release.bundle_folder import read_folder
@@ -36,13 +37,15 @@ _NOT_COVERED = (
 class _Shown:
     """A log up to its last checkpoint; `later` leaf hashes follow it. `opened`: how many entries can be read.
 
-    `expired`: index -> record class of those whose text went by retention.
+    `expired`: index -> record class of those whose text went by retention; `unsigned`: how many more texts are gone, by
+    an entry that no checkpoint covers.
     """
 
     evidence: LogEvidence
     opened: int
     later: tuple[bytes, ...] = ()
     expired: Mapping[int, str] = field(default_factory=dict)
+    unsigned: int = 0
 
 
 def verify_evidence(data: bytes, against: Sequence[tuple[str, str]], anchor: Anchor, at: datetime) -> Report:
@@ -92,7 +95,11 @@ def _shown(view: LogView, trust: Trust, at: datetime) -> _Shown:
         entries=(),
     )
     check_key_period(trust, Logged(member_of(trust, view.origin), evidence, dict(view.entries)), at)
-    return _Shown(evidence, len(view.entries), tuple(view.leaf_hashes[size:]), view.expired)
+    # Nobody signed what stands behind the checkpoint: whoever has the file may have written it.
+    named = expired_of((e for e in view.entries.values() if e.index < size), size)
+    gone = {index: name for index, name in view.expired.items() if index in named}
+    later = tuple(view.leaf_hashes[size:])
+    return _Shown(evidence, len(view.entries), later, gone, len(view.expired) - len(gone))
 
 
 def _verify(
@@ -188,6 +195,8 @@ def _found(member: str, log: CheckedLog, shown: _Shown) -> Found:
     asserted = ["that its log records what happened"]
     if gone:
         asserted.append("what the expired entries said")
+    if shown.unsigned:
+        asserted.append(f"that {shown.unsigned} texts went by retention: it is told after the last checkpoint only")
     if not final:
         asserted.append("that nothing was cut from its end: nobody else cosigned the last checkpoint")
     if shown.later:

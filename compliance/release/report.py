@@ -116,7 +116,8 @@ class Report:
         out = [f"{r.step.number:>3}. {r.step.name:<10} {r.status:<10} {r.step.question}" for r in self.results]
         if self.failed and self.failed.error:
             error = self.failed.error
-            out += [f"     {error.message}", f"     found {error.found or 'nothing'}; limit {error.limit or 'none'}"]
+            said = (error.message, f"found {error.found or 'nothing'}; limit {error.limit or 'none'}")
+            out += [f"     {text}".replace("\n", "\\n") for text in said]
         else:
             out += ["", "PROVED", *(f"  - {line}" for r in self.results for line in r.found.proved)]
             by_text: dict[str, list[str]] = {}

@@ -52,8 +52,8 @@ class Form:
 def judge(file: Given, wanted: str | None = None) -> Report:
     """The report on a file, by its form. Errors in the file are in the report, exit code 1.
 
-    Raises InputError RSD-5140 for a form that nobody judges, or another than the `wanted` one, UsageError RSD-9032 for an option that does not go with
-    it, and what reading `log` raises.
+    Raises InputError RSD-5140 for a form that nobody judges, or another than the `wanted` one, UsageError RSD-9032 for
+    an option that does not go with it, and what reading `log` raises.
     """
     name = form_of(file.data)
     form = FORMS.get(name) if wanted in {None, name} else None
@@ -170,7 +170,9 @@ def _dossier(file: Given) -> Report:
     from compliance.dossier.verify import verify_dossier  # noqa: PLC0415
     from compliance.log.view import read_views  # noqa: PLC0415
 
-    return verify_dossier(file.data, file.anchor, file.at, read_views(file.log) if file.log else None)
+    beside = file.path.with_suffix(".html")
+    page = read_bytes(beside, "page", MOST_BYTES) if beside.is_file() else None
+    return verify_dossier(file.data, file.anchor, file.at, read_views(file.log) if file.log else None, page)
 
 
 FORMS: Final[Mapping[str, Form]] = {

@@ -21,6 +21,14 @@ def witness_keys(trust: Trust, logging: str, at: datetime) -> dict[str, Ed25519P
     return outside | {trust.witness_name(m): trust.log_key(m, at).key() for m in with_key}
 
 
+def keys_ever(trust: Trust, logging: str) -> dict[str, tuple[Ed25519PublicKey, ...]]:
+    """Who may at some time have cosigned the log of `logging`: name -> its keys, those that ended too."""
+    named = [(k.holder, k) for k in trust.keys_of("witness") if k.holder != logging]
+    for member in (m for m in members(trust) if m != logging):
+        named += [(trust.witness_name(member), k) for k in trust.keys_of(log_role(trust, member), member)]
+    return {name: tuple(k.key() for other, k in named if other == name) for name, _ in named}
+
+
 def outside_keys(trust: Trust, at: datetime) -> dict[str, Ed25519PublicKey]:
     """The witnesses of the trust file that are no members as such: holder -> key, those valid `at`."""
     return {k.holder: k.key() for k in trust.keys_of("witness") if k.may_sign_at(at)}

@@ -30,6 +30,7 @@ from compliance.pki import issue_site_certificate, make_csr
 from compliance.tls import make_tls
 from tests.federation import CONSORTIUM
 from tests.governance_server import Server, client_with, connect, invitation, refusal_of, request, serving
+from tests.log_drafts import policy_body
 
 FUZZ_S = 5.0
 
@@ -113,7 +114,7 @@ def test_a_site_speaks_for_itself_only(server: Server) -> None:
     study = server.hub.propose(name="of-a")
     advice = server.hub.made.advice("a", study.digest)
     books = Books(server.hub.home("a"))
-    books.record("policy", {"n": 1}, "")
+    books.record("policy", policy_body(1), "")
     offer = books.offer()
     books.close()
     line = CosignedLine(origin=offer.origin, size=1, witness=f"residency/{CONSORTIUM}/a/witness", line="x")

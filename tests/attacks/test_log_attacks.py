@@ -34,6 +34,7 @@ OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 PEER = Ed25519PrivateKey.from_private_bytes(bytes(range(2, 34)))
 ORIGIN, WITNESS = "residency/nordic/anna", "residency/nordic/berta/witness"
 PEERS = {WITNESS: PEER.public_key()}
+WITNESSES = {name: (key,) for name, key in PEERS.items()}
 PUBLIC = KEY.public_key()
 START = datetime(2026, 11, 22, 10, tzinfo=UTC)
 
@@ -85,7 +86,7 @@ def checked(path: Path) -> LogView:
 
     def check(connection: sqlite3.Connection) -> None:
         with ReadOnlyDatabase(path, connection).reading() as reading:
-            fsck.check(reading, ORIGIN, PUBLIC, PEERS)
+            fsck.check(reading, ORIGIN, PUBLIC, WITNESSES)
 
     look(path, check)
     (view,) = read_views(path)
@@ -134,14 +135,14 @@ def test_any_changed_byte_of_what_is_stored_is_seen(site: Site, what: str) -> No
                 memory.execute(update, (value[:i] + bytes([value[i] ^ 1 << i % 8]) + value[i + 1 :], place))
                 try:
                     with database.reading() as reading:
-                        fsck.check(reading, ORIGIN, PUBLIC, PEERS)
+                        fsck.check(reading, ORIGIN, PUBLIC, WITNESSES)
                 except ResidencyError:
                     pass
                 else:
                     unseen.append((place, i))
             memory.execute(update, (value, place))
         with database.reading() as reading:
-            assert fsck.check(reading, ORIGIN, PUBLIC, PEERS).size == 7
+            assert fsck.check(reading, ORIGIN, PUBLIC, WITNESSES).size == 7
     assert not unseen
 
 

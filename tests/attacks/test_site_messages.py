@@ -38,6 +38,7 @@ from tests.federation import (
     main_study,
     open_home,
 )
+from tests.log_drafts import commit_body
 
 PEER = "b"
 ZEROS = np.zeros(SIZE, dtype="<f4")
@@ -286,7 +287,7 @@ def peer(tmp_path):
 
 def test_an_honest_checkpoint_is_cosigned_and_continued(site, peer):
     first = _witness(site, offers=(peer.offer(),))
-    peer.record("join", {"n": 1}, main_study().digest)
+    peer.record("commit", commit_body(1), main_study().digest)
     second = _witness(site, offers=(peer.offer(),))
     assert [c.size for c in (*first.cosigned, *second.cosigned)] == [peer.log.size - 1, peer.log.size]
     assert [e.body["size"] for e in entries(site, "cosign")] == [peer.log.size - 1, peer.log.size]
@@ -298,7 +299,7 @@ def test_a_site_that_was_killed_and_started_again_is_cosigned_on(site, tmp_path)
     with open_home(home) as before:
         assert len(_witness(site, offers=(before.offer(),)).cosigned) == 1
     with open_home(home) as after:
-        after.record("join", {"n": 1}, main_study().digest)
+        after.record("commit", commit_body(1), main_study().digest)
         reply = _witness(site, offers=(after.offer(),))
     assert reply.refused == ()
     assert len(reply.cosigned) == 1
@@ -307,12 +308,12 @@ def test_a_site_that_was_killed_and_started_again_is_cosigned_on(site, tmp_path)
 def test_a_fork_or_a_rollback_of_a_peer_is_refused_and_logged(site, peer, tmp_path):
     small = peer.offer()
     with open_home(joined_home(PEER, tmp_path / "fork")) as twin:
-        peer.record("join", {"n": 1}, main_study().digest)
-        twin.record("join", {"n": 2}, main_study().digest)
+        peer.record("commit", commit_body(1), main_study().digest)
+        twin.record("commit", commit_body(2), main_study().digest)
         assert _witness(site, offers=(peer.offer(),)).refused == ()
         _offer_refused(site, twin.offer(), "RSD-5040")
         _offer_refused(site, small, "RSD-5041")
-        twin.record("join", {"n": 3}, main_study().digest)
+        twin.record("commit", commit_body(3), main_study().digest)
         offer = twin.offer()
         _offer_refused(site, offer, "RSD-5011")
     assert len(entries(site, "cosign")) == 1

@@ -26,6 +26,7 @@ from compliance.log import note
 from compliance.pki import issue_site_certificate, make_csr, read_site_certificate
 from tests.federation import CONSORTIUM, OPERATOR, residency
 from tests.governance import Hub, hub
+from tests.log_drafts import policy_body
 
 QUICK = LinkTimes(look_s=0.05, first_wait_s=0.1, most_wait_s=0.2, pace=Pace(every_s=0.5, grown_s=0.1))
 
@@ -126,7 +127,7 @@ def cosigners(service: Hub, site: str) -> set[str]:
 def test_logs_are_cosigned_between_runs_and_come_to_rest(service: Hub) -> None:
     for site in ("a", "b", "c"):
         books = Books(service.home(site))
-        books.record("policy", {"n": 1}, "")
+        books.record("policy", policy_body(1), "")
         books.close()
     with linked(service, "a", "b", "c"):
         for site in ("a", "b", "c"):
@@ -219,10 +220,10 @@ def test_a_suspended_site_is_told_why_and_its_answers_wait(service: Hub) -> None
 def test_a_restored_log_stops_the_exchange(service: Hub) -> None:
     home = service.home("a").path
     books = Books(service.home("a"))
-    books.record("policy", {"n": 1}, "")
+    books.record("policy", policy_body(1), "")
     books.log._database._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     shutil.copyfile(home / "log.db", home / "old.db")
-    books.record("policy", {"n": 2}, "")
+    books.record("policy", policy_body(2), "")
     books.close()
     with linked(service, "a"):
         wait(lambda: OPERATOR in cosigners(service, "a"), "cosigned once")

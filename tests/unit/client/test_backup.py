@@ -215,3 +215,12 @@ def test_the_commands(home: Path, tmp_path: Path) -> None:
     refused(3, "RSD-5067", "server", "backup", "--home", home, "--out", tmp_path / "x.tar")
     lines = run("agent", "restore", out, "--home", tmp_path / "more").output
     assert "put the private keys back" in lines
+
+
+def test_what_lies_behind_a_link_is_told_to_be_left_out(tmp_path: Path) -> None:
+    home = joined_home("a", tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (home / "old").symlink_to(tmp_path / "elsewhere")
+    (home / "note.json").symlink_to(tmp_path / "elsewhere" / "note.json")
+    made = backup.make(home, tmp_path / "a.tar", keys=False)
+    assert {"old", "note.json"} <= set(made.left_out)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
 import threading
 from pathlib import Path
 
+import httpx
 import pytest
 
 from compliance.desk import pages_study
@@ -215,6 +217,21 @@ def test_a_wrong_token_costs_a_second_and_gives_no_cookie(locked, token, monkeyp
     assert "set-cookie" not in answer.headers
     assert waits == [1]
     assert locked.get("/", headers={"authorization": f"Bearer {token}".encode()}).status_code == 401
+
+
+def test_who_guesses_keeps_no_reader_out(desk):
+    async def asked():
+        transport = httpx.ASGITransport(app=app(desk, login=Login(TOKEN, secure=False)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://desk.example") as client:
+            wrong = [asyncio.create_task(client.post("/login", data={"token": "b" * 48})) for _ in range(4)]
+            await asyncio.sleep(0.1)
+            right = await asyncio.wait_for(client.post("/login", data={"token": TOKEN}), 2)
+            for guess in wrong:
+                guess.cancel()
+            await asyncio.gather(*wrong, return_exceptions=True)
+            return right.status_code
+
+    assert asyncio.run(asked()) == 303
 
 
 def test_forged_cookies_are_refused(locked):

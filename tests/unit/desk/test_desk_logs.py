@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -10,9 +13,12 @@ from compliance.desk.app import app
 from compliance.desk.model import make
 from compliance.desk.sources import read_places
 from compliance.desk.timing import page_times_ms
+from compliance.log import tree
 from compliance.log.alarms import alarm, raise_alarm
+from compliance.log.entry import new_entry
 from compliance.log.store import LogStore
 from tests.desk_world import HOSTS, Reader, desk_of, marked_bundle, marked_world, write
+from tests.log_drafts import refusal_body
 
 
 @pytest.fixture
@@ -72,3 +78,31 @@ def test_every_kind_of_page_is_timed_and_answered(tmp_path):
     times = page_times_ms(desk, 1)
     assert len(times) > 30
     assert all(t > 0 for t in times)
+
+
+def test_two_histories_of_one_log_are_shown_as_false_though_each_alone_verifies(tmp_path, home):
+    made = marked_world()
+    shutil.copytree(home, tmp_path / "other")
+    for folder in (home, tmp_path / "other"):
+        with LogStore.open(folder / "log.db", made.origin("site-a"), made.log_signer("site-a").private) as log:
+            log.append("refusal", refusal_body(1))
+            log.checkpoint()
+    one = make(read_places([home, home]), made.anchor)
+    assert (one.flaws, [h.error for h in one.health.values()]) == ((), [None, None])
+    two = make(read_places([home, tmp_path / "other"]), made.anchor)
+    assert [report.error for report in two.verdicts.values()] == [None, None]
+    assert [flaw.error.code for flaw in two.flaws] == ["RSD-5040", "RSD-5040"]
+    reader = Reader(app(two, hosts=HOSTS))
+    for page in ("/", "/logs", "/logs/1", "/logs/2"):
+        assert "they part at entry 3" in reader.get(page).text
+
+
+def test_an_entry_of_another_shape_and_a_stray_file_stop_no_page(tmp_path, home):
+    made = marked_world()
+    with closing(sqlite3.connect(home / "log.db", isolation_level=None)) as connection:
+        entry = new_entry(3, "2026-11-21T10:00:00Z", "transfer", {"decision": {"index": 1}})
+        tree.insert(connection, 3, [entry.encode()])
+    bundle = write(tmp_path / "bundle", {**marked_bundle(), "answers/README": b"read me"})
+    reader = Reader(app(make(read_places([home, bundle]), made.anchor), hosts=HOSTS))
+    assert reader.get("/logs/1/entries/3").status_code == 200
+    assert reader.get(f"/studies/{made.study_digest}").status_code == 200

@@ -53,6 +53,16 @@ def test_an_alarm_is_told_once_per_cause_on_stderr_and_in_the_log(
     assert alarms_of(view) == (first, second)
 
 
+def test_an_alarm_is_in_the_log_though_nobody_reads_stderr(log: LogStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed:
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stderr", Closed())
+    assert raise_alarm(log, fork())
+    assert [a.code for a in alarms_of(log)] == ["RSD-5040"]
+
+
 def test_an_alarm_stands_for_thirty_days_and_may_be_told_again_then(
     log: LogStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 from compliance import clock
 from compliance.canonical import canonical
 from compliance.clock import now, rfc3339
-from compliance.identity import load_signer, save_signer
+from compliance.identity import load_signer, new_signer, save_signer
 from compliance.log.evidence import build_evidence
 from compliance.log.kinds import KIND_OF
+from compliance.log.note import parse_line
 from compliance.log.store import Draft, LogStore
 from compliance.log.witness import WitnessStore
+from compliance.log.witness_home import WitnessHome
+from tests import witnesses
 from tests.desk import OPERATOR, Consortium, consortium, ok, refused, run, signer
 from tests.log_drafts import CLOSE, commit, refusal_body
 
@@ -73,6 +77,22 @@ def test_fsck_of_a_whole_log(home: Path) -> None:
     assert found["cosigned"] == {WITNESS: 3}
     assert ok("log", "fsck", home / "log.db")["judged_by"] == "the key in the file"
     assert {p.name: p.read_bytes() for p in home.iterdir() if p.is_file()} == before
+
+
+def test_what_a_witness_cosigned_with_a_key_that_it_changed_since_still_counts(tmp_path: Path) -> None:
+    made = witnesses.small(tmp_path)
+    place = WitnessHome(made.witness)
+    old, new = place.signer(), new_signer("witness", witnesses.WITNESS, witnesses.day(0), witnesses.day(300))
+    with made.log("a") as log, place.store(old) as store:
+        done = store.cosign(log.checkpoint(), log.public_key, 0, ())
+        log.add_cosignature(done.size, done.line, {witnesses.WITNESS: old.private.public_key()})
+    ended = replace(old, identity=old.identity.model_copy(update={"revoked_at": witnesses.day(0)}))
+    made.write_trust(ended, new, version=2, previous=made.anchor.digest)
+    assert ok("log", "fsck", made.home("a"), "--trust", made.trust)["cosigned"] == {witnesses.WITNESS: 3}
+    with closing(sqlite3.connect(made.home("a") / "log.db", isolation_level=None)) as connection:
+        strange = replace(parse_line(done.line), key_id=bytes(4))
+        connection.execute("UPDATE cosignatures SET line = ?", (strange.line(),))
+    refused(1, "RSD-5002", "log", "fsck", made.home("a"), "--trust", made.trust)
 
 
 def test_fsck_names_the_first_bad_thing(home: Path) -> None:

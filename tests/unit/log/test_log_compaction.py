@@ -110,6 +110,20 @@ def test_only_what_is_known_to_be_disposable_goes(path: Path) -> None:
         assert found.entries == 5
 
 
+def test_a_study_that_was_joined_again_after_its_close_is_open(path: Path, witness: WitnessStore) -> None:
+    again = {
+        "run": "thyroid-2",
+        "device": "cpu",
+        **dict.fromkeys(("approval_policy", "law_set", "layout_sha256"), LAW_SET),
+    }
+    with at(START), opened(path) as store:  # type: ignore[attr-defined]
+        store.append("join", again, OVER)
+        cosigned(store, witness)
+    with at(LATER), opened(path) as store:  # type: ignore[attr-defined]
+        found = plan(store, schedules(ALL, LATER, expired=False), LAW_SET)
+        assert {p.record_class: p.ranges for p in found.parts}["transfer"] == ((6, 6),)
+
+
 def test_before_its_floor_nothing_goes(path: Path) -> None:
     soon = START + timedelta(days=699)
     with opened(path) as store:
@@ -193,6 +207,18 @@ def test_a_text_that_no_compaction_entry_names_is_missed(path: Path, index: int,
                 look()
     with pytest.raises(CheckFailed, match=r"RSD-50(62|35)"):
         read_views(path)
+
+
+def test_a_long_row_of_marks_that_name_each_other_is_damage(path: Path) -> None:
+    with opened(path) as store:
+        store.append_many([Draft("refusal", refusal_body(n)) for n in range(1500)])
+    for index in range(1400):
+        mark(path, index, index + 1)
+    with opened(path) as store:
+        looks = (store.fsck, store.entries, lambda: store.entry(0), lambda: store.entries(kind="alarm"))
+        for look in (*looks, lambda: store.expired_by([0]), lambda: read_views(path)):
+            with pytest.raises(CheckFailed, match="RSD-5062"):
+                look()
 
 
 def test_a_text_that_is_deleted_is_damage(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compliance.errors import CheckFailed, EnvironmentFault, InputError
-from compliance.log import checkpoint, cosign, merkle, note
+from compliance.log import checkpoint, cosign, merkle, note, tree
 from compliance.log.store import Draft, LogStore
 from tests.log_drafts import charge_body, commit, commit_body, refusal_body
 
@@ -240,3 +241,52 @@ def test_a_running_log_never_signs_what_does_not_continue_it(store: LogStore, pa
     tampered(path, "UPDATE nodes SET hash = randomblob(32) WHERE level = 2")
     with pytest.raises(CheckFailed, match="RSD-5032"):
         store.checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (rb'"index":2', b'"index":02'),
+        (rb'"v":1', b'"v":01'),
+        (rb'(found|limit|next)":"', rb'\1":"' + "\u20ac".encode() * 8000),
+        (rb'"at":"[^"]*', b'"at":"2099-99-99T00:00:00Z'),
+        (rb'"at":"[^"]*', b'"at":"1999-99-99T00:00:00Z'),
+    ],
+    ids=["index", "version", "length", "later", "earlier"],
+)
+def test_fsck_takes_no_form_of_an_entry_that_readers_refuse(path: Path, old: bytes, new: bytes) -> None:
+    with LogStore.open(path, ORIGIN, KEY) as store:
+        store.append_many([Draft("refusal", refusal_body(n)) for n in range(2)])
+        text = store.entry(1).encode()
+    third, fourth = (text.replace(b'"index":1', b'"index":%d' % n) for n in (2, 3))
+    connection = sqlite3.connect(path, isolation_level=None)
+    tree.insert(connection, 2, [re.sub(old, new, third), fourth])
+    connection.close()
+    with LogStore.open(path, ORIGIN, KEY) as store:
+        for look in (store.entries, store.fsck):
+            with pytest.raises(CheckFailed, match="RSD-5033"):
+                look()
+
+
+def test_a_log_that_was_cut_while_a_process_writes_it_is_not_written_again(path: Path) -> None:
+    with LogStore.open(path, ORIGIN, KEY) as store:
+        fill(store, 6)
+        tampered(path, "DELETE FROM entries WHERE idx >= 3", "DELETE FROM nodes WHERE (i + 1) * (1 << level) > 3")
+        for go_on in (lambda: store.append(*commit(6)), store.checkpoint, store.leaf_hashes):
+            with pytest.raises(CheckFailed, match="RSD-5035"):
+                go_on()
+        assert store.size == 3
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_goes_into_a_file_that_nobody_finds_is_not_written(path: Path, *, replaced: bool) -> None:
+    with LogStore.open(path, ORIGIN, KEY) as store:
+        fill(store, 2)
+        copy = path.read_bytes()
+        path.unlink()
+        if replaced:
+            path.write_bytes(copy)
+        with pytest.raises(EnvironmentFault, match="RSD-5030"):
+            store.append(*commit(2))
+        with pytest.raises(EnvironmentFault, match="RSD-5030"):
+            store.checkpoint()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from compliance.errors import CheckFailed, InputError
+from compliance.errors import CheckFailed, EnvironmentFault, InputError
 from compliance.log import checkpoint, cosign, merkle, note
 from compliance.log.checkpoint import Checkpoint
 from compliance.log.witness import WitnessStore
@@ -145,3 +145,10 @@ def test_kept_notes_hold_no_line_that_nobody_verified(witness: WitnessStore) -> 
 def test_the_file_is_private(witness: WitnessStore, tmp_path: Path) -> None:
     witness.cosign(signed(5), LOG, 0, ())
     assert (tmp_path / "witness.sqlite").stat().st_mode & 0o777 == 0o600
+
+
+def test_nothing_is_cosigned_that_nobody_will_remember(witness: WitnessStore, tmp_path: Path) -> None:
+    witness.cosign(signed(5), LOG, 0, ())
+    (tmp_path / "witness.sqlite").rename(tmp_path / "put-away")
+    with pytest.raises(EnvironmentFault, match="RSD-5030"):
+        witness.cosign(signed(8), LOG, 5, proof(5, 8))
