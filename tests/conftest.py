@@ -24,10 +24,12 @@ LONGEST: Final = (
     "attacks/test_malicious_operator.py",
     "integration/test_run_in_process.py",
     "integration/test_flower_federation.py",
+    "browser/test_desk_browser.py",
     "integration/test_run_evaluation.py",
     "integration/test_doctor_live.py",
     "unit/client/test_worker_process.py",
     "faults/test_run_cuts.py",
+    "unit/desk/test_desk_command.py",
     "attacks/test_release_books.py",
     "unit/demo/test_demo_measurements.py",
     "unit/privacy/test_accounting.py",
@@ -37,6 +39,9 @@ LONGEST: Final = (
     "integration/test_governance_link.py",
     "attacks/test_governance.py",
     "attacks/test_control_plane.py",
+    "faults/test_log_crash.py",
+    "integration/test_auditor_walk.py",
+    "unit/test_bench_log.py",
 )
 
 

@@ -14,6 +14,7 @@ from tests import egress, local_run
 from tests.egress import WAYS, Sent, Way, decisions_of, found, log_size, unaccounted, undecided
 from tests.federation import REFUSED, TRAINING
 from tests.local_run import LocalGrid, World
+from tests.log_drafts import refusal_body
 
 
 def test_every_way_out_is_listed_with_its_artifacts_and_its_decision():
@@ -149,7 +150,7 @@ def test_a_site_that_sends_without_deciding_is_seen(watched, monkeypatch):
     entry = {}
 
     def join_only(site, case, artifact, recipient, onward=(), round_=0):
-        entry["last"] = site.record("failure", {"code": "none", "round": round_}, case.digest)
+        entry["last"] = site.record("refusal", refusal_body(round_), case.digest)
         return entry["last"]
 
     monkeypatch.setattr(Site, "let_out", join_only)
