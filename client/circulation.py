@@ -12,7 +12,7 @@ from client.books import Books
 from client.governance import GovernanceClient
 from client.quota import Refusals
 from client.standing import Standing
-from client.witnessing import cosign, keep
+from client.witnessing import cosign, keep, told_line
 from compliance.errors import ResidencyError
 from compliance.governance import ExchangeReply, ExchangeRequest
 from compliance.log import checkpoint, note
@@ -93,11 +93,9 @@ class Circulation:
             text = self._books.witness.last_note(origin)
             if text:
                 signed = note.parse(text)
-                held[origin] = size = checkpoint.parse_text(signed.text).size
+                held[origin] = checkpoint.parse_text(signed.text).size
                 lines = [s.line() for s in signed.signatures if s.name == self._books.witness.name]
-                given += [
-                    CosignedLine(origin=origin, size=size, witness=self._books.witness.name, line=t) for t in lines
-                ]
+                given += [told_line(self._books, origin, t, signed) for t in lines]
         return ExchangeRequest(offer=offer, held=held, given=tuple(given))
 
     def _take(self, reply: ExchangeReply, found: list[ResidencyError]) -> bool:

@@ -14,7 +14,7 @@ from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import CheckFailed, Refused, ResidencyError
 from compliance.files import read_bytes, write_durably
 from compliance.identity import countersign, parse_envelope
-from compliance.log import checkpoint
+from compliance.log import checkpoint, note
 from compliance.log.alarms import add_cosignature, of_checkpoint, raise_alarm
 from compliance.messages import CheckpointOffer, CosignedLine, WitnessReply, WitnessRequest, encode
 from compliance.roster import SCHEMA, Roster
@@ -96,7 +96,18 @@ def cosign(site: Books, offer: CheckpointOffer, study: str) -> CosignedLine:
         raise
     signed = checkpoint.open_signed(offer.note, key, offer.origin).checkpoint
     site.record("cosign", {"origin": offer.origin, "size": signed.size, "root": signed.root.hex()}, study)
-    return CosignedLine(origin=offer.origin, size=done.size, witness=site.witness.name, line=done.line)
+    return told_line(site, offer.origin, done.line, note.parse(offer.note))
+
+
+def told_line(site: Books, origin: str, line: str, signed: note.Note) -> CosignedLine:
+    """This site's cosignature on a checkpoint that verified; with the checkpoint itself if it is the operator's."""
+    trust, shown = site.anchor.trust, ""
+    if origin == trust.log_origin(trust.operator.name):
+        key = trust.log_key(trust.operator.name).key()
+        by_log = signed.signature(origin, note.key_id(origin, note.TYPE_ED25519, key))
+        shown = note.Note(signed.text, (by_log,)).encode() if by_log is not None else ""
+    size = checkpoint.parse_text(signed.text).size
+    return CosignedLine(origin=origin, size=size, witness=site.witness.name, line=line, note=shown)
 
 
 def countersigned(site: Site, case: Case, text: str) -> str:

@@ -75,19 +75,24 @@ def read_bytes(path: Path, what: str, most: int = MOST_BYTES) -> bytes:
 
     Raises InputError RSD-2005 that names `what` and the path.
     """
+    data = read_head(path, what, most + 1)
+    if len(data) > most:
+        raise _unreadable(path, what, f"more than {most} bytes", f"{most} bytes")
+    return data
+
+
+def read_head(path: Path, what: str, most: int) -> bytes:
+    """The first bytes of the plain file `path`, however long it is. Raises as `read_bytes`."""
     try:
         # Non-blocking: opening a pipe that nobody writes to would wait for ever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as f:  # noqa: PTH123 - a descriptor
             if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
                 raise _unreadable(path, what, "no plain file", "a plain file")
-            data = f.read(most + 1)
+            return f.read(most)
     except OSError as e:
         raise _unreadable(path, what, str(e.strerror), "a readable file") from e
     except ValueError as e:  # a zero byte in the name
         raise _unreadable(path, what, "a name that no file can have", "a readable file") from e
-    if len(data) > most:
-        raise _unreadable(path, what, f"more than {most} bytes", f"{most} bytes")
-    return data
 
 
 def _unreadable(path: Path, what: str, found: str, limit: str) -> InputError:

@@ -45,12 +45,16 @@ class CheckpointOffer(Frozen):
 
 
 class CosignedLine(Frozen):
-    """A cosignature by `witness` on the checkpoint of `size` of `origin`."""
+    """A cosignature by `witness` on the checkpoint of `size` of `origin`.
+
+    `note`: that checkpoint as its log signed it, for the operator, whose log may since have been put back.
+    """
 
     origin: str
     size: int = Field(ge=0)
     witness: str
     line: str = Field(max_length=1000)
+    note: str = Field(default="", max_length=4000)
 
 
 class JoinRequest(Frozen):

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import Field
 
 from compliance.canonical import canonical, parse_canonical
 from compliance.clock import now
@@ -56,6 +56,12 @@ class Config(Frozen):
 
     addresses: tuple[str, ...] = ()
     ca: str = ""
+
+
+class _Sizes(Frozen):
+    """exchange/witnesses.json: address -> origin -> the size that it cosigned last."""
+
+    sizes: dict[str, dict[str, Annotated[int, Field(ge=0)]]]
 
 
 class Shown(NamedTuple):
@@ -121,7 +127,10 @@ def configured(home: Path) -> Config:
 
 
 class OutsideWitnesses:
-    """The witnesses of one home. Remembers on disk the size of each log that each address cosigned last."""
+    """The witnesses of one home. Remembers on disk the size of each log that each address cosigned last.
+
+    Raises InputError RSD-5116 for addresses, RSD-5118 for a memory, that cannot be read.
+    """
 
     def __init__(self, home: Path, trust: Trust, clock: Callable[[], float] = time.monotonic) -> None:
         config = configured(home)
@@ -131,7 +140,8 @@ class OutsideWitnesses:
         self._file = home / "exchange" / "witnesses.json"
         self._sizes: dict[str, dict[str, int]] = {}
         if self._file.exists():
-            self._sizes = parse_canonical(read_bytes(self._file, "sizes at the witnesses"), str(self._file))
+            known = parse_canonical(read_bytes(self._file, "sizes at the witnesses"), str(self._file))
+            self._sizes = load_model(_Sizes, {"sizes": known}, "RSD-5118", str(self._file)).sizes
         self._away: dict[Address, float] = {}
 
     def __bool__(self) -> bool:
@@ -179,9 +189,9 @@ class OutsideWitnesses:
         """The lines by witnesses of the trust file; others are left out. Raises CheckFailed RSD-5103 for none."""
         keys, good = outside_keys(self._trust, now()), []
         for line in parse_lines(body):
-            key = keys.get(line.name)
-            if key is not None and line.key_id == _id(line.name, key):
-                cosign.verify(text, line, key)
+            known = cosign.key_of(line, keys)
+            if known is not None:
+                cosign.verify(text, line, known.key)
                 good.append(line)
         if not good:
             raise CheckFailed(
@@ -270,7 +280,3 @@ def _refused(address: Address, origin: str, status: int, body: str) -> CheckFail
         limit="status 200 and a cosignature",
         next="404: it has another trust file; 409 and 422: compare the log with what it cosigned before",
     )
-
-
-def _id(name: str, key: Ed25519PublicKey) -> bytes:
-    return note.key_id(name, note.TYPE_COSIGNATURE, key)

@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from compliance.clock import now
 from compliance.errors import CheckFailed, Refused, ResidencyError
-from compliance.log import checkpoint, note
+from compliance.log import checkpoint, cosign, note
 from compliance.log.alarms import Alarm, add_cosignature, alarm, of_checkpoint, of_silence, raise_alarm
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
@@ -80,8 +78,8 @@ class WitnessDesk:
         for line in came.lines:
             self._keep(line)
         for address, origin, cosigned, size in dict.fromkeys(came.ahead):
-            found = f"{size} entries, and the witness at {address} cosigned {cosigned}"
-            raise_alarm(self._log, _gap(origin, found), self._study)
+            found = f"{size} entries, and {address} says, unproved, that it cosigned {cosigned}"
+            raise_alarm(self._log, _gap(origin, address, found), self._study)
         for told in came.alarms:
             raise_alarm(self._log, told, self._study)
         return came.errors
@@ -107,16 +105,29 @@ class WitnessDesk:
     def take(self, site: str, line: CosignedLine) -> None:
         """Keep a cosignature that `site` gave; one on the operator's own log is verified and goes into its store.
 
-        Raises Refused RSD-8220 for a line under another witness's name, CheckFailed RSD-5xxx if it does not verify.
+        Raises Refused RSD-8220 for a line under another witness's name, CheckFailed RSD-5xxx or InputError RSD-500x if
+        it does not verify. One that does, on a longer log that the operator signed, is an alarm.
         """
         name = self._anchor.trust.witness_name(site)
         if line.witness != name:
             raise _not_its_own(site, "a cosignature under another name", line.witness, name)
         size = self._log.size
         if line.origin == self._log.origin and line.size > size:
+            self._check_ahead(site, line)
             found = f"{size} entries, and {site} cosigned {line.size}"
-            raise_alarm(self._log, _gap(line.origin, found), self._study)
+            raise_alarm(self._log, _gap(line.origin, site, found), self._study)
         self._keep(line)
+
+    def _check_ahead(self, site: str, line: CosignedLine) -> None:
+        """The operator's own key signed the checkpoint of that size, and the witness cosigned it."""
+        signed = checkpoint.open_signed(line.note, self._log.public_key, line.origin)
+        if signed.checkpoint.size != line.size:
+            raise _not_its_own(site, "a cosignature of another size", str(signed.checkpoint.size), str(line.size))
+        signature, keys = note.parse_line(line.line), self.witness_keys()
+        known = cosign.key_of(signature, keys)
+        if known is None or signature.name != line.witness:
+            raise cosign.unknown(signature, keys)
+        cosign.verify(signed.note.text, signature, known.key)
 
     def _keep(self, line: CosignedLine) -> None:
         if line.origin == self._log.origin:
@@ -124,7 +135,7 @@ class WitnessDesk:
         else:
             self._lines.setdefault((line.origin, line.size), {})[line.witness] = line.line
 
-    def witness_keys(self) -> dict[str, Ed25519PublicKey]:
+    def witness_keys(self) -> cosign.WitnessKeys:
         """Who may cosign the operator's log."""
         trust = self._anchor.trust
         return witness_keys(trust, trust.operator.name, now())
@@ -156,8 +167,10 @@ class WitnessDesk:
         return None
 
 
-def _gap(origin: str, found: str) -> Alarm:
-    return alarm("RSD-5106", origin, found=found, limit="a log as long as the one that others cosigned")
+def _gap(origin: str, accuser: str, found: str) -> Alarm:
+    """The cause names who says so: nobody's claim silences another's."""
+    limit = "a log as long as the one that others cosigned"
+    return alarm("RSD-5106", f"{origin}, by {accuser}", found=found, limit=limit)
 
 
 def _size_of(offer: CheckpointOffer) -> int:

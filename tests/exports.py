@@ -22,6 +22,7 @@ from compliance.release.verify_logs import witness_keys
 from tests.world import AT, START, World, stopped_clock
 
 MEMBER, PEER = "site-a", "site-b"
+OLDER = "2026-11-01T00:00:00Z"
 WHEN = AT.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -79,8 +80,9 @@ def view_of(
 def compaction(entries: Sequence[Entry], indices: Sequence[int], name: str) -> Entry:
     """What a log appends when it lets go of the texts of these of its entries."""
     body = {
-        "record_class": name, "before": WHEN, "ranges": [list(r) for r in ranges_of(indices)], "policy": "the schedule",
-        "law_set": "cd" * 32, "leaves_sha256": leaves_sha256(entries[i].leaf_hash() for i in indices),
+        "record_class": name, "before": OLDER, "policy": "the schedule",
+        "ranges": [list(r) for r in ranges_of(indices)], "law_set": "cd" * 32,
+        "leaves_sha256": leaves_sha256(entries[i].leaf_hash() for i in indices),
     }  # fmt: skip
     made = new_entry(len(entries), WHEN, "compaction", body)
     return made.model_copy(update={"salt": "5b" * 16})

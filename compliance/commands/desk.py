@@ -83,7 +83,7 @@ def _serve(
         desk = _read(paths, load_anchor(anchor_file))
         draw(desk)
         _announce(doors.address_of(where[0], door, tls=tls), desk, as_json=as_json)
-        hosts = None if login is not None else doors.hosts_of(door)
+        hosts = None if login is not None else doors.hosts_of(door.getsockname()[1], tls=tls)
         doors.server(app(desk, hosts=hosts, login=login), certificate, key).run(sockets=[door])
 
 

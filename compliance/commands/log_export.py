@@ -113,7 +113,7 @@ def _one(path: Path) -> LogView:
 
 def _database(path: Path) -> Path:
     """The log.db that is signed and written to. Raises InputError RSD-5142 for what is none."""
-    from compliance.release.verify_file import is_database  # noqa: PLC0415
+    from compliance.log.view import is_database  # noqa: PLC0415
 
     file = path / "log.db" if path.is_dir() else path
     if not is_database(file):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,17 +49,23 @@ def fsck(path: Path, trust: Path | None, at: str | None) -> Result:
 
     file = log_of(path)
     origin, whole = look(file, read)
+    from compliance.log.expired import by_class  # noqa: PLC0415
+
+    gone = sorted(whole.expired.items(), key=lambda item: item[0].words())
     fields = {
         "origin": origin,
         "size": whole.size,
         "root": whole.root.hex(),
         "checkpoints": whole.checkpoints,
-        "expired": dict(whole.expired),
+        "expired": by_class(whole.expired),
+        "removed": [{**asdict(removal), "entries": many} for removal, many in gone],
         "cosigned": dict(whole.cosigned),
         "judged_by": "trust file" if trust else "the key in the file",
     }
     lines = [f"whole      log {origin}: {whole.size} entries, {whole.checkpoints} checkpoints, root {fields['root']}"]
-    lines += [f"expired    {many} under class {name}, leaf proven" for name, many in sorted(whole.expired.items())]
+    lines += [f"removed    {many} entries of {r.words()}: leaf proven, signed" for r, many in gone]
+    if gone:
+        lines.append("not judged whether what was removed had expired: that is the word of whose log it is")
     lines += [f"cosigned   {size} entries by {name}" for name, size in sorted(whole.cosigned.items())]
     if trust is None:
         lines.append("not judged whose log it is, nor who cosigned it: give --trust")

@@ -88,13 +88,12 @@ def take(files: Iterable[Path], into: Path, trust_file: Path) -> list[Taken]:
         if member is None:
             raise _unknown(found.origin, owners(anchor.trust))
         keys = witness_keys(anchor.trust, member, now())
-        names = cosign.cosigners(signed, keys)
-        if not names:
+        lines = tuple(cosign.counted(signed, keys))
+        if not lines:
             held = ", ".join(s.name for s in signed.signatures)
             raise note.bad_signature(f"no known witness cosigned {file}", held, ", ".join(sorted(keys)))
-        lines = [s for s in signed.signatures if s.name in names and s.key_id == _id(s.name, keys)]
-        _put(into, anchor, member, note.Note(signed.text, tuple(lines)), keys)
-        done += [Taken(found.origin, found.size, name) for name in sorted(names)]
+        _put(into, anchor, member, note.Note(signed.text, lines), keys)
+        done += [Taken(found.origin, found.size, name) for name in sorted({s.name for s in lines})]
     return done
 
 
@@ -131,10 +130,6 @@ def _request(data: bytes, what: str, store: WitnessStore) -> Request:
 def _log(home: Path, anchor: Anchor) -> LogStore:
     signer = signer_of(home)
     return LogStore.open(log_of(home), anchor.trust.log_origin(signer.identity.holder), signer.private)
-
-
-def _id(name: str, keys: WitnessKeys) -> bytes:
-    return note.key_id(name, note.TYPE_COSIGNATURE, keys[name])
 
 
 def _shown(text: str) -> str:

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from compliance.clock import now
 from compliance.desk import pages_flow, pages_logs, pages_out, pages_study, render
 from compliance.desk.ask import Ask, File, Page, not_found
-from compliance.desk.checking import Live
+from compliance.desk.checking import Live, Verdict
 from compliance.desk.guard import App, Guard
 from compliance.desk.login import LOGIN, Login
 from compliance.desk.model import Desk
@@ -28,6 +28,7 @@ from compliance.release.report import NOT_COVERED
 _STATUS: Final[Mapping[str, int]] = {"RSD-9180": 404, "RSD-9185": 400, "RSD-9190": 503}
 _HTML: Final = "text/html; charset=utf-8"
 _MOST_FORM: Final = 4096  # bytes
+_FORM_S: Final = 10.0  # until a form is there
 _PAGES: Final[Mapping[str, Callable[[Desk, Ask], Page | File]]] = {
     "/": pages_study.overview,
     "/studies/{digest}": pages_study.study,
@@ -100,7 +101,12 @@ class _Own:
                 "RSD-9190", "a check is running", rule="one check at a time", found="another reader's check",
                 limit="one", next="open the page again in some seconds",
             )  # fmt: skip
-        live = Live(place, self._desk.anchor, now(), self._checking.release)
+
+        def ended(verdict: Verdict) -> None:
+            self._desk.rechecked[number] = verdict
+            self._checking.release()
+
+        live = Live(place, self._desk.anchor, now(), ended)
         page = Page("verifying.html", f"Check of {place.name}", "verify", {"live": live, "not_covered": NOT_COVERED},
                     (*pages_study.TOP, ("Verify", "/verify")))  # fmt: skip
         return StreamingResponse(render.stream(page, self._desk), media_type=_HTML)
@@ -149,10 +155,14 @@ class _Own:
 
 async def _token(request: Request) -> str:
     data = b""
-    async for part in request.stream():
-        data += part
-        if len(data) > _MOST_FORM:
-            return ""
+    try:
+        async with asyncio.timeout(_FORM_S):
+            async for part in request.stream():
+                data += part
+                if len(data) > _MOST_FORM:
+                    return ""
+    except TimeoutError:
+        return ""
     return parse_qs(data.decode("latin-1"), max_num_fields=4).get("token", [""])[0].strip()
 
 

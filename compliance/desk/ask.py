@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -12,6 +13,7 @@ from compliance.errors import InputError
 PER_PAGE: Final = 50
 _MOST_PAGES: Final = 100_000
 _LONGEST: Final = 200  # characters of one value
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9._-]")
 
 Crumbs = Sequence[tuple[str, str]]
 """(words, address) from the overview down to the page above this one."""
@@ -37,8 +39,9 @@ class File:
     saved_as: str = ""
 
     def headers(self) -> dict[str, str]:
-        """Names are made here and hold nothing that a header could misread."""
-        return {"content-disposition": f'attachment; filename="{self.saved_as}"'} if self.saved_as else {}
+        """Names may come from a log: they keep only what no header and no disk misreads."""
+        name = _NOT_IN_A_NAME.sub("_", self.saved_as)[-_LONGEST:].lstrip(".-")
+        return {"content-disposition": f'attachment; filename="{name}"'} if name else {}
 
 
 @dataclass(frozen=True)

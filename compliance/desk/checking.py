@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 from compliance.desk.health import Health, examine
@@ -19,6 +20,14 @@ from compliance.trust.root import Anchor
 
 Told = Callable[[StepResult], None]
 _READ = Step(1, "RSD-9181", "reading", "what is there can be read, and every entry is the one that its hash commits to")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check of a place found, and when it was begun."""
+
+    report: Report
+    at: datetime
 
 
 def steps_of(place: Place) -> tuple[Step, ...]:
@@ -101,8 +110,8 @@ def _found(view: LogView, health: Health) -> Found:
 class Live:
     """A check that runs beside the page that shows it. `report` is there when `next` has said that it is over."""
 
-    def __init__(self, place: Place, anchor: Anchor, at: datetime, ended: Callable[[], None]) -> None:
-        """Starts at once; `ended` is called when it is over, whether or not somebody still reads the page."""
+    def __init__(self, place: Place, anchor: Anchor, at: datetime, ended: Callable[[Verdict], None]) -> None:
+        """Starts at once; `ended` hears the verdict when it is over, whether or not somebody still reads the page."""
         self.place, self.report, self.steps, self._over = place, Report(()), steps_of(place), False
         self._queue: queue.SimpleQueue[StepResult | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, args=(anchor, at, ended), daemon=True).start()
@@ -119,14 +128,14 @@ class Live:
         while (result := self.next()) is not None:
             yield result
 
-    def _run(self, anchor: Anchor, at: datetime, ended: Callable[[], None]) -> None:
+    def _run(self, anchor: Anchor, at: datetime, ended: Callable[[Verdict], None]) -> None:
         try:
             self.report = check(self.place, anchor, at, self._queue.put)
         except Exception as e:  # noqa: BLE001 - the page says that the check broke off, whatever broke it
             bug = InternalBug("RSD-7000", f"a bug: {type(e).__name__} ended the check", next="report it")
             self.report = Report((), error=bug)
         finally:
-            ended()
+            ended(Verdict(self.report, at))
             self._queue.put(None)
 
 

@@ -21,6 +21,7 @@ Answer = Callable[[ResidencyError, int], tuple[bytes, str]]
 _LOG: Final = logging.getLogger("residency.desk")
 _LONGEST_PATH, _LONGEST_QUERY = 300, 1500  # bytes
 _OPEN: Final = frozenset({LOGIN, "/static/desk.css", "/static/desk.svg"})  # what the login page needs
+_FROM_ELSEWHERE: Final = frozenset({"/", LOGIN})  # what a page of another site may lead to
 _POLICY: Final = (
     "default-src 'none'; style-src 'self'; img-src 'self'; font-src 'self'; form-action 'self'; base-uri 'none';"
     " frame-ancestors 'none'"
@@ -82,14 +83,24 @@ class Guard:
             return _method(method), 405, {b"allow": b"GET, HEAD"}
         if len(scope.get("raw_path") or path.encode()) > _LONGEST_PATH or len(scope["query_string"]) > _LONGEST_QUERY:
             return _too_long(), 414, {}
-        if self._hosts is not None and headers.one(b"host") not in self._hosts:
-            return _host(headers.one(b"host"), self._hosts), 421, {}
+        stranger = self._stranger(headers, path)
+        if stranger is not None:
+            return (*stranger, {})
         if self._login is None or path in _OPEN:
             return None
         if self._login.knows(headers.one(b"authorization"), headers.one(b"cookie")):
             return None
         wants_page = "text/html" in headers.one(b"accept")
         return _logged_out(), 303 if wants_page else 401, {b"location": LOGIN.encode()} if wants_page else {}
+
+    def _stranger(self, headers: _Headers, path: str) -> tuple[ResidencyError, int] | None:
+        """What a browser says that another site had it ask."""
+        host, site = headers.one(b"host"), headers.one(b"sec-fetch-site")
+        if self._hosts is not None and host not in self._hosts:
+            return _host(host, self._hosts), 421
+        if site in {"cross-site", "same-site"} and path not in _FROM_ELSEWHERE:
+            return _elsewhere(site), 403
+        return None
 
     async def _refuse(self, error: ResidencyError, status: int, more: dict[bytes, bytes], send: Send) -> None:
         data, media = self._answer(error, status)
@@ -132,6 +143,13 @@ def _host(found: str, hosts: frozenset[str]) -> Refused:
     return Refused(
         "RSD-9184", "this is not the desk's address", rule="no other site may lend the desk its name",
         found=found[:80], limit=", ".join(sorted(hosts)), next="open the address that the command printed",
+    )  # fmt: skip
+
+
+def _elsewhere(found: str) -> Refused:
+    return Refused(
+        "RSD-9191", "a page of another site asked for this", rule="another site may lead to the overview alone",
+        found=found, limit="same-origin, or an address that a reader typed", next="begin at the overview",
     )  # fmt: skip
 
 

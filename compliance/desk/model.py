@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -47,7 +47,9 @@ class Told:
 
 @dataclass(frozen=True, eq=False)
 class Desk:
-    """What every page is made from. Nothing in it changes."""
+    """What every page is made from. Nothing in it changes but `rechecked`: the newest verdict of each place that a
+    reader had checked again. The pages still show what was read at the start.
+    """
 
     anchor: Anchor
     at: datetime
@@ -59,6 +61,16 @@ class Desk:
     curves: Mapping[str, tuple[Curve, ...]]
     verdicts: Mapping[int, Report]
     alarms: tuple[Told, ...]
+    rechecked: dict[int, checking.Verdict] = field(default_factory=dict)
+
+    def newest(self, place: int) -> checking.Verdict:
+        """The last verdict on a place."""
+        return self.rechecked.get(place) or checking.Verdict(self.verdicts[place], self.at)
+
+    @property
+    def wrong(self) -> list[Place]:
+        """Places that are false, or were when they were read for the pages."""
+        return [p for p in self.places if self.verdicts[p.number].error or self.newest(p.number).report.error]
 
     @cached_property
     def logs(self) -> dict[int, Log]:

@@ -65,7 +65,7 @@ def stream(page: Page, desk: Desk) -> Iterator[str]:
 
 
 def _fields(page: Page, desk: Desk | None) -> Mapping[str, Any]:
-    wrong = [p for p in desk.places if desk.verdicts[p.number].error is not None] if desk else []
+    wrong = desk.wrong if desk else []
     shared = {"title": page.title, "area": page.area, "crumbs": page.crumbs, "desk": desk, "wrong": wrong}
     return {**shared, **page.fields}
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import uvicorn
 
+from compliance.desk.connections import HEAD_S, door
 from compliance.desk.guard import App
 from compliance.errors import EnvironmentFault, InputError, UsageError
 from compliance.files import read_bytes
@@ -87,10 +88,10 @@ def bind(host: str, port: int) -> socket.socket:
     return door
 
 
-def hosts_of(door: socket.socket) -> frozenset[str]:
-    """What a browser on this machine may call the desk."""
-    port = door.getsockname()[1]
-    return frozenset(f"{name}:{port}" for name in _NAMES)
+def hosts_of(port: int, *, tls: bool) -> frozenset[str]:
+    """What a browser on this machine may call the desk at `port`; it leaves the port of its scheme out."""
+    bare = _NAMES if port == (443 if tls else 80) else ()
+    return frozenset((*(f"{name}:{port}" for name in _NAMES), *bare))
 
 
 def address_of(host: str, door: socket.socket, *, tls: bool) -> str:
@@ -100,11 +101,13 @@ def address_of(host: str, door: socket.socket, *, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{shown}:{door.getsockname()[1]}/"
 
 
-def server(app: App, certificate: Path | None = None, key: Path | None = None) -> uvicorn.Server:
-    """What serves it: faults go to stderr in one line, readers' requests nowhere."""
+def server(
+    app: App, certificate: Path | None = None, key: Path | None = None, *, head_s: float = HEAD_S
+) -> uvicorn.Server:
+    """What serves it: faults go to stderr in one line, readers' requests nowhere. `head_s`: for a request's head."""
     logging.getLogger("residency.desk").setLevel(logging.ERROR)
     config = uvicorn.Config(
-        app, access_log=False, log_level="error", server_header=False, lifespan="off", ws="none",
+        app, http=door(head_s), access_log=False, log_level="error", server_header=False, lifespan="off", ws="none",
         timeout_keep_alive=5, timeout_graceful_shutdown=3, limit_concurrency=64, h11_max_incomplete_event_size=16_384,
         ssl_certfile=certificate, ssl_keyfile=key,
     )  # fmt: skip

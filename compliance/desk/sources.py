@@ -1,4 +1,4 @@
-"""What the desk shows: bundles, run folders, homes and files, each read once; what is broken is kept beside it."""
+"""What the desk shows: bundles, run folders, homes and files; what is broken is kept beside it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from compliance.log import merkle
 from compliance.log.view import LogView, read_views
 from compliance.release import manifest
 from compliance.release.bundle_folder import read_folder
-from compliance.release.case import Contents
+from compliance.release.case import Contents, PrivacyClaims
 from compliance.study import Study
 
 Form = Literal["bundle", "run folder", "home", "file"]
-_PARTS = {"study": "study.json", "rosters": "", "packs": "regions.yaml"}  # what pages show, and the file it needs
+# What pages show, and the file it needs.
+_PARTS = {"study": "study.json", "rosters": "", "packs": "regions.yaml", "claims": "privacy.json"}
 _HEAVY = ("snapshots/", "model/")  # weights: no page shows them, and a check reads them again
 
 
@@ -50,7 +51,10 @@ class Log:
 
 @dataclass(frozen=True)
 class Place:
-    """One path that was given. `contents` without weights, of a bundle or run folder; judges nothing."""
+    """One path that was given. `contents` without weights, of a bundle or run folder; judges nothing.
+
+    unread: why nothing of it could be read.
+    """
 
     number: int
     path: Path
@@ -58,6 +62,7 @@ class Place:
     contents: Contents | None
     logs: tuple[Log, ...]
     flaws: tuple[Flaw, ...]
+    unread: ResidencyError | None = None
 
     @property
     def name(self) -> str:
@@ -74,17 +79,41 @@ class Place:
         except ResidencyError:  # `flaws` holds it
             return None
 
+    @cached_property
+    def claims(self) -> PrivacyClaims | None:
+        """What its bundle claims of privacy loss, unverified; None without it."""
+        if self.contents is None or "privacy.json" not in self.contents.files:
+            return None
+        try:
+            return self.contents.claims
+        except ResidencyError:  # `flaws` holds it
+            return None
+
 
 def read_places(paths: Sequence[Path]) -> tuple[Place, ...]:
-    """Each path, in order. Raises InputError where there is nothing at all to show (RSD-2005, RSD-5060)."""
+    """Each path, in order. One that cannot be read is a place with a flaw and without logs.
+
+    Raises what the first raises if none can be read, and InputError RSD-2005 for a path that is not there.
+    """
     places: list[Place] = []
-    for path in paths:
-        places.append(read_place(path, len(places) + 1, sum(len(p.logs) for p in places)))
+    for number, path in enumerate(paths, 1):
+        try:
+            places.append(read_place(path, number, sum(len(p.logs) for p in places)))
+        except ResidencyError as e:
+            if not path.exists():
+                raise
+            places.append(Place(number, path, _form(path), None, (), (Flaw(path.absolute().name, e),), unread=e))
+    first = next((place.unread for place in places), None)
+    if first is not None and all(place.unread for place in places):
+        raise first
     return tuple(places)
 
 
 def read_place(path: Path, number: int, before: int = 0) -> Place:
-    """One path; `before` logs stand in the places before it. A log that is broken is a flaw, and is not shown."""
+    """One path; `before` logs stand in the places before it. A log that is broken is a flaw, and is not shown.
+
+    Raises ResidencyError where there is nothing to show.
+    """
     flaws: list[Flaw] = []
     form, contents = _form(path), None
     if form in {"bundle", "run folder"}:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import takewhile
 from typing import Final, Literal
 
 from compliance.canonical import b64decode, b64encode, canonical, sha256_hex
@@ -21,7 +21,7 @@ from compliance.log import checkpoint, cosign, note
 from compliance.log.checkpoint import Checkpoint
 from compliance.log.entry import Entry
 from compliance.log.evidence import LogEvidence
-from compliance.log.expired import expired_of
+from compliance.log.expired import Removed, by_class, removed_by
 from compliance.release import bodies
 from compliance.release.verify_logs import log_key
 from compliance.study import Study, open_study
@@ -29,6 +29,7 @@ from compliance.trust.root import Anchor, Trust
 from compliance.trust.witnesses import holders, owners, witness_keys
 
 REGIONS: Final = "regions"
+_MOST_COUNTED: Final = 1 << 20  # entries of a study; honest ones have thousands
 Completeness = Literal["counted", "counted, some expired", "not counted"]
 
 
@@ -89,9 +90,8 @@ def tip(trust: Trust, origin: str, text: str, at: datetime) -> Tip:
     signed = checkpoint.open_signed(text, key, origin)
     known = witness_keys(trust, member, at)
     cosign.check_witness_keys(known, key)
-    names = sorted(cosign.cosigners(signed.note, known))
-    ids = {name: note.key_id(name, note.TYPE_COSIGNATURE, known[name]) for name in names}
-    lines = [s for name in names for s in signed.note.signatures if (s.name, s.key_id) == (name, ids[name])]
+    lines = sorted(cosign.counted(signed.note, known), key=lambda s: (s.name, s.key_id))
+    names = {s.name for s in lines}
     kept = note.Note(signed.note.text, (signed.signature, *lines))
     return Tip(member, signed.checkpoint, kept.encode(), tuple(sorted(holders(trust, names))))
 
@@ -124,7 +124,7 @@ def source(trust: Trust, end: Tip, entries: Sequence[Held], study: str) -> Sourc
     own = [h.entry for h in entries if h.origin == origin]
     of_study = [e for e in own if e.study == study]
     close = next((e for e in reversed(of_study) if e.kind == "close"), None)
-    expired = expired_of(own, end.checkpoint.size)
+    expired = removed_by(own, end.checkpoint.size)
     jurisdiction = (
         trust.operator.jurisdiction if end.member == trust.operator.name else trust.site(end.member).jurisdiction
     )
@@ -138,26 +138,30 @@ def source(trust: Trust, end: Tip, entries: Sequence[Held], study: str) -> Sourc
         cosigners=end.cosigners,
         entries=len(of_study),
         after_close=sum(e.index > close.index for e in of_study) if close else 0,
-        expired=tuple(f"{n} of class {name}" for name, n in sorted(Counter(expired.values()).items())),
+        expired=tuple(f"{n} of class {name}" for name, n in by_class(expired.counts()).items()),
         complete=_complete(of_study, close, expired, origin),
     )
 
 
-def _complete(of_study: Sequence[Entry], close: Entry | None, expired: Iterable[int], origin: str) -> Completeness:
+def _are_counted(indices: set[int], counted: bodies.CloseBody) -> bool:
+    return (len(indices), sha256_hex(canonical(sorted(indices)))) == (counted.entries, counted.entries_sha256)
+
+
+def _complete(of_study: Sequence[Entry], close: Entry | None, expired: Removed, origin: str) -> Completeness:
     """Whether the entries before the last close are exactly those that it counts, with or without expired ones."""
     if close is None:
         return "not counted"
     counted = bodies.read_body(bodies.CloseBody, close, f"entry {close.index} of log {origin}")
     shown = {e.index for e in of_study if e.index < close.index}
-    with_expired = shown | {i for i in expired if i < close.index}
-    candidates: tuple[tuple[set[int], Completeness], ...] = (
-        (shown, "counted"),
-        (with_expired, "counted, some expired"),
-    )
-    for indices, word in candidates:
-        if (len(indices), sha256_hex(canonical(sorted(indices)))) == (counted.entries, counted.entries_sha256):
-            return word
-    if len(shown) < counted.entries < len(with_expired):  # expired entries of other studies are among them
+    if _are_counted(shown, counted):
+        return "counted"
+    in_all = len(shown) + expired.below(close.index) - sum(i in expired for i in shown)
+    few = in_all == counted.entries <= _MOST_COUNTED
+    if few and _are_counted(shown | set(takewhile(lambda i: i < close.index, expired)), counted):
+        return "counted, some expired"
+    if len(shown) < counted.entries < in_all:  # expired entries of other studies are among them
+        return "not counted"
+    if len(shown) < in_all == counted.entries > _MOST_COUNTED:  # as many as nobody has to spell out
         return "not counted"
     raise CheckFailed(
         "RSD-9105",

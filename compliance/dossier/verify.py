@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -30,6 +30,7 @@ from compliance.errors import CheckFailed, ResidencyError
 from compliance.log import merkle
 from compliance.log.entry import Entry, decode
 from compliance.log.evidence import LogEvidence
+from compliance.log.expired import removed_by
 from compliance.log.view import LogView
 from compliance.release.case import Logged
 from compliance.release.report import Found, Report, Step, StepResult, step_error
@@ -243,12 +244,19 @@ def _whole(case: _Case) -> Found:
                          limit=found)  # fmt: skip
     proved = [f"log {s.origin}: its {s.entries} entries of the study here are {_WORDS[s.complete]}" for s in
               shown.sources if s.complete in _WORDS]  # fmt: skip
-    return Found(tuple(proved), _asserted(shown))
+    return Found((*proved, *_removals(case)), _asserted(shown))
+
+
+def _removals(case: _Case) -> Iterator[str]:
+    for said in case.shown.sources:
+        own = (h.entry for h in case.held if h.origin == said.origin)
+        for removal, many in removed_by(own, said.size).counts().items():
+            yield f"log {said.origin} says that it removed {many} entries of {removal.words()}"
 
 
 _WORDS: Final = {
     "counted": "all that the last close here counts",
-    "counted, some expired": "all that the last close here counts, but for those whose text expired by retention",
+    "counted, some expired": "all that the last close here counts, but for those that its compactions say it removed",
 }
 
 
@@ -258,6 +266,11 @@ def _other(source: Source) -> str:
 
 def _asserted(shown: Dossier) -> tuple[tuple[str, str], ...]:
     out = [(s.member, "that its log records what happened") for s in shown.sources]
+    out += [
+        (s.member, "that the entries it removed had expired, and were of that class")
+        for s in shown.sources
+        if s.expired
+    ]
     out += [
         (s.member, "that no entry of the study lacks here: its close is not here, or counts some whose text expired")
         for s in shown.sources

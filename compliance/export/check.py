@@ -31,13 +31,14 @@ from compliance.law.model import Party
 from compliance.log import checkpoint, note
 from compliance.log.entry import Entry
 from compliance.log.evidence import LogEvidence
-from compliance.log.expired import expired_of
+from compliance.log.expired import removed_by
 from compliance.log.view import LogView
 from compliance.release.case import Logged
 from compliance.release.evidence_check import compare_held, member_of
 from compliance.release.report import Found, Report, Step, StepResult, step_error
 from compliance.release.verify_logs import check_key_period, check_log
 from compliance.trust.root import CLOCK_SLACK, Anchor
+from compliance.trust.witnesses import keys_until
 from compliance.validation import load_model
 
 STEPS: Final = (
@@ -204,7 +205,7 @@ def _log(given: Export) -> Found:
     if (last.size, last.root.hex()) != (said.size, said.root):
         raise _false("RSD-5153", "the statement names another tree than its checkpoint", f"{said.size} {said.root}",
                      f"{last.size} {last.root.hex()}")  # fmt: skip
-    checked = check_log(trust, given.member, given.evidence, given.at, at_least=0)
+    checked = check_log(trust, given.member, given.evidence, keys_until(trust, given.member, given.at), at_least=0)
     proved = [f"log {said.origin} has {said.size} entries up to the checkpoint, signed by {given.member}"]
     proved += [f"{name} cosigned the first {sizes[-1]} entries" for name, sizes in checked.cosigners.items()]
     asserted = []
@@ -297,12 +298,15 @@ def _whole(given: Export) -> Found | None:
         raise _false("RSD-5156", f"entry {silent[0]} is left out, and had not expired when it was made",
                      f"no line of {len(silent)} entries", said.selection.words())  # fmt: skip
     # Nobody signed what stands behind the checkpoint in the log that was given.
-    named = expired_of((e for e in log.entries.values() if e.index < said.size), said.size)
+    named = removed_by((e for e in log.entries.values() if e.index < said.size), said.size)
     proved = [f"nothing that was asked for is left out: {said.selection.words()}"]
     if known := sorted(i for i in (*expired, *later) if i in named):
-        classes = ", ".join(sorted({named[i] for i in known}))
-        proved.append(f"entries {_shown(known)} are expired under class {classes}, their leaves proven")
+        grounds = {i: removal for i in known if (removal := named.grounds(i)) is not None}
+        for reason in sorted({removal.words() for removal in grounds.values()}):
+            some = [i for i, removal in grounds.items() if removal.words() == reason]
+            proved.append(f"entries {_shown(some)} are removed, as the log says: {reason}; their leaves proven")
     told = {
+        "had expired when they were removed, and were of that class": known,
         "had expired when it was made, by an entry after its checkpoint": [i for i in expired if i not in named],
         "expired since, by an entry after its checkpoint": [i for i in later if i not in named],
         "are gone from the log by now, and were not asked for": silent,

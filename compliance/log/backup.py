@@ -28,6 +28,7 @@ from compliance.files import refuse_existing, sync_folder
 from compliance.log import fsck, tree
 from compliance.log.database import Database
 from compliance.log.read_only import look
+from compliance.log.view import is_database
 from compliance.study import SHA256
 from compliance.training_spec import Frozen
 from compliance.validation import load_model
@@ -39,7 +40,6 @@ _BLOCK: Final = 1 << 20
 _PART: Final = r"[A-Za-z0-9_@+-][A-Za-z0-9._@+-]{0,254}"
 _STAGE: Final = ".backup-"
 _PRIVATE: Final = b"PRIVATE KEY-----"
-_SQLITE: Final = b"SQLite format 3\x00"
 Of = Literal["agent", "operator"]
 
 
@@ -135,7 +135,7 @@ def _copy(home: Path, stage: Path, kind: Kind, *, keys: bool) -> tuple[str, ...]
                     left_out.append(str(path))
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if _starts(source, _SQLITE):
+                if is_database(source):
                     _copy_database(source, target)
                 else:
                     os.link(source, target)
@@ -171,11 +171,6 @@ def _links(home: Path) -> list[str]:
 def _secret(path: Path) -> bool:
     """Whether a file is, or holds, a private key or the secret of the row hashes."""
     return path.suffix in {".key", ".secret"} or (path.stat().st_size < _BLOCK and _PRIVATE in path.read_bytes())
-
-
-def _starts(path: Path, head: bytes) -> bool:
-    with path.open("rb") as f:
-        return f.read(len(head)) == head
 
 
 def _saved(stage: Path, path: PurePosixPath) -> Saved:

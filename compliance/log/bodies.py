@@ -324,7 +324,3 @@ class CompactionBody(Body):
                 raise ValueError("ranges must ascend, with gaps between them")
             last = end
         return self
-
-    def indices(self) -> tuple[int, ...]:
-        """Every index that is named."""
-        return tuple(i for first, last in self.ranges for i in range(first, last + 1))

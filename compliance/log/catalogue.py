@@ -38,7 +38,7 @@ class Catalogue:
         for index, leaf, data in tree.raw(connection, self._origin, frontier.size, size):
             frontier = frontier.append(leaf)
             if expired.is_mark(data):
-                marks.record_class(index, data)
+                marks.removal(index, data)
             else:
                 fresh.append((*self._what(index, data), index))
         self._check(connection, frontier, size)

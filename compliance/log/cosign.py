@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from compliance.errors import InputError
+from compliance.errors import CheckFailed, InputError
 from compliance.log.note import TYPE_COSIGNATURE, Note, Signature, bad_signature, key_id
-
-WitnessKeys = Mapping[str, Ed25519PublicKey]
-"""The known witnesses: key name -> public key."""
 
 _PAYLOAD = struct.Struct(">Q64s")  # POSIX seconds, Ed25519 signature: 72 bytes
 _NO_TIME = 253_402_300_800  # the year 10000: the first second that no date here has
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessKey:
+    """One key of a witness, and from when on and until when it may cosign: POSIX seconds, `end` is too late."""
+
+    key: Ed25519PublicKey
+    start: int = 0
+    end: int = _NO_TIME
+
+
+WitnessKeys = Mapping[str, Ed25519PublicKey | tuple[WitnessKey, ...]]
+"""The known witnesses: key name -> its keys; a bare key may cosign at any time."""
 
 
 def cosign(text: str, name: str, key: Ed25519PrivateKey, at: int) -> Signature:
@@ -51,25 +62,45 @@ def stated_time(signature: Signature) -> int:
     return int(_PAYLOAD.unpack(signature.value)[0])
 
 
-def cosigners(note: Note, keys: WitnessKeys) -> dict[str, int]:
-    """The known witnesses that cosigned this note, each with its POSIX second.
+def key_of(signature: Signature, keys: WitnessKeys) -> WitnessKey | None:
+    """The known key that this line names, by its id; None if it names none."""
+    ids = ((known, key_id(signature.name, TYPE_COSIGNATURE, known.key)) for known in _held(keys, signature.name))
+    return next((known for known, found in ids if found == signature.key_id), None)
+
+
+def unknown(signature: Signature, keys: WitnessKeys) -> CheckFailed:
+    """RSD-5002 for a line that names no known key."""
+    found, known = f"{signature.name} ({signature.key_id.hex()})", ", ".join(sorted(keys))
+    return bad_signature(f"{signature.name} is no known witness, or this is not its key", found, known)
+
+
+def counted(note: Note, keys: WitnessKeys) -> dict[Signature, int]:
+    """The lines by known keys that could cosign at the time in the line, each with its POSIX second.
 
     Lines of unknown keys are ignored, as the note format demands; a bad line of a known key raises CheckFailed
     RSD-5002.
     """
-    seen: dict[str, int] = {}
+    seen: dict[Signature, int] = {}
     for signature in note.signatures:
-        public_key = keys.get(signature.name)
-        if public_key is not None and signature.key_id == key_id(signature.name, TYPE_COSIGNATURE, public_key):
-            seen[signature.name] = verify(note.text, signature, public_key)
+        known = key_of(signature, keys)
+        if known is not None and known.start <= (at := verify(note.text, signature, known.key)) < known.end:
+            seen[signature] = at
+    return seen
+
+
+def cosigners(note: Note, keys: WitnessKeys) -> dict[str, int]:
+    """The known witnesses that cosigned this note, each with the POSIX second of its last line; else as `counted`."""
+    seen: dict[str, int] = {}
+    for signature, at in counted(note, keys).items():
+        seen[signature.name] = max(at, seen.get(signature.name, 0))
     return seen
 
 
 def check_witness_keys(keys: WitnessKeys, log_key: Ed25519PublicKey) -> None:
-    """Require one key per witness, none of them the log's own. Raises InputError RSD-5055."""
+    """Require that no key belongs to two witnesses, and none is the log's own. Raises InputError RSD-5055."""
     owners: dict[bytes, str] = {log_key.public_bytes_raw(): "the log itself"}
-    for name, key in keys.items():
-        raw = key.public_bytes_raw()
+    for name, known in ((n, known) for n in keys for known in _held(keys, n)):
+        raw = known.key.public_bytes_raw()
         if raw in owners:
             raise InputError(
                 "RSD-5055",
@@ -80,6 +111,11 @@ def check_witness_keys(keys: WitnessKeys, log_key: Ed25519PublicKey) -> None:
                 next="give each witness a key of its own in trust.json",
             )
         owners[raw] = name
+
+
+def _held(keys: WitnessKeys, name: str) -> tuple[WitnessKey, ...]:
+    held = keys.get(name, ())
+    return held if isinstance(held, tuple) else (WitnessKey(held),)
 
 
 def _message(text: str, at: int) -> bytes:

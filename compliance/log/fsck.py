@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -39,7 +40,7 @@ class Whole:
 
     size: int
     root: bytes
-    expired: Mapping[str, int]
+    expired: Mapping[expired.Removal, int]
     checkpoints: int
     cosigned: Mapping[str, int]
     set_back: CheckFailed | None
@@ -54,7 +55,8 @@ def check(
     1. every text: its leaf hash, its form, its kind's shape (RSD-5033), or the mark and the compaction entry that
        stand for it (RSD-5062);
     2. every node of the tree (RSD-5035), and what compaction entries say of the leaves (RSD-5062);
-    3. every checkpoint: signed by `key`, of this tree (RSD-5002, RSD-5032);
+    3. every checkpoint: signed by `key`, of this tree (RSD-5002, RSD-5032); each compaction entry that stands for a
+       text is covered by one (RSD-5062);
     4. every cosignature of a witness in `witnesses` (RSD-5002), by the key of that witness that it names, if they are
        given.
 
@@ -65,20 +67,27 @@ def check(
     texts = _Texts(connection, origin)
     leaves = list(texts.leaves(size))
     _check_nodes(connection, leaves)
-    for by in sorted(texts.compactions):
-        expired.check_leaves(tree.one(connection, origin, by), leaves)
+    compactions = [tree.one(connection, origin, by) for by in sorted(texts.compactions)]
+    expired.removed_by(compactions, size)
+    for entry in compactions:
+        expired.check_leaves(entry, leaves)
     tree.check_ends(connection, origin)
     signed = [row[0] for row in connection.execute("SELECT note FROM checkpoints ORDER BY size")]
-    check_checkpoints(connection, signed, origin, key)
+    covered = check_checkpoints(connection, signed, origin, key)
+    if texts.last_removal is not None:
+        expired.check_signed(texts.last_removal, covered)
     cosigned = _check_cosigned(connection, key, witnesses) if witnesses is not None else {}
     set_back = _set_back(origin, *texts.set_back) if texts.set_back is not None else None
     root = merkle.root_from(tree.subtrees(connection), size)
     return Whole(size, root, texts.expired, len(signed), cosigned, set_back)
 
 
-def check_checkpoints(connection: sqlite3.Connection, signed: list[str], origin: str, key: Ed25519PublicKey) -> None:
-    """The tree continues each of these signed notes. Raises CheckFailed RSD-5002, RSD-5005, RSD-5032."""
-    size = tree.size(connection)
+def check_checkpoints(connection: sqlite3.Connection, signed: list[str], origin: str, key: Ed25519PublicKey) -> int:
+    """The tree continues each of these signed notes; returns the largest size.
+
+    Raises CheckFailed RSD-5002, RSD-5005, RSD-5032.
+    """
+    size, covered = tree.size(connection), 0
     for encoded in signed:
         last = checkpoint.open_signed(encoded, key, origin).checkpoint
         if last.size > size:
@@ -86,6 +95,8 @@ def check_checkpoints(connection: sqlite3.Connection, signed: list[str], origin:
         root = merkle.root_from(tree.subtrees(connection), last.size)
         if root != last.root:
             raise _not_continued(last, root.hex(), last.root.hex())
+        covered = max(covered, last.size)
+    return covered
 
 
 class _Texts:
@@ -95,7 +106,8 @@ class _Texts:
         self._connection, self._origin = connection, origin
         self._marks = tree.marks_of(connection, origin)
         self._newest = ""
-        self.expired: dict[str, int] = {}
+        self.expired: Counter[expired.Removal] = Counter()
+        self.last_removal: int | None = None
         self.compactions: set[int] = set()
         self.set_back: tuple[int, str, str] | None = None
 
@@ -103,8 +115,8 @@ class _Texts:
         """The leaf hashes; each is given after its text was checked."""
         for index, leaf, data in tree.raw(self._connection, self._origin, 0, size):
             if expired.is_mark(data):
-                name = self._marks.record_class(index, data)
-                self.expired[name] = self.expired.get(name, 0) + 1
+                self.expired[self._marks.removal(index, data)] += 1
+                self.last_removal = max(self.last_removal or 0, int.from_bytes(data, "big"))
             else:
                 self._text(index, data)
             yield leaf

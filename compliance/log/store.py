@@ -21,7 +21,7 @@ from compliance.log.catalogue import Catalogue
 from compliance.log.checkpoint import Checkpoint
 from compliance.log.cosign import WitnessKeys
 from compliance.log.database import Database
-from compliance.log.entry import Entry, Prepared, new_salt, prepare
+from compliance.log.entry import Entry, Prepared, decode, new_salt, prepare
 from compliance.log.group import GroupCommit
 from compliance.log.kinds import check_body, version_of
 
@@ -140,21 +140,27 @@ class LogStore:
         return [list(islice(done, len(group))) for group in groups]
 
     def compact(self, parts: Sequence[Compacted]) -> bool:
-        """Record what goes, one entry of kind `compaction` a part, and remove the texts, in one durable commit.
+        """Record what goes, one entry of kind `compaction` a part, remove the texts, sign: in one durable commit.
 
         Leaves stay. Whether no copy is left in the file: False if somebody reads it just now; then they go when the
         log is closed by whoever closes it last, or with the next call. Choosing is `compaction.plan`'s part. Raises
-        as `append`, and Refused RSD-5065 if a part names what is gone already, or what nobody has cosigned.
+        as `append`, CheckFailed RSD-5062 for grounds that no reader would accept, and Refused RSD-5065 if a part names
+        what is gone already, what nobody has cosigned, or an entry of another class, of a kind that is kept for ever,
+        or not older than `before`.
         """
         with self._database.writing() as connection:
             connection.execute("PRAGMA secure_delete=ON")
             at, first = clock.rfc3339(clock.now()), tree.size(connection)
-            bodies = [_compaction(connection, part) for part in parts]
+            bodies = [self._compaction(connection, part) for part in parts]
             drafts = (_prepared(Draft("compaction", body.as_json())) for body in bodies)
-            tree.insert(connection, first, [p.encoded(i, at, new_salt()) for i, p in enumerate(drafts, first)])
+            encoded = [p.encoded(i, at, new_salt()) for i, p in enumerate(drafts, first)]
+            expired.removed_by(map(decode, encoded), first)  # refuse here what readers refuse
+            tree.insert(connection, first, encoded)
             for by, part in enumerate(parts, first):
                 for start, last in part.ranges:
                     tree.remove_texts(connection, start, last, expired.mark(by))
+            self._check_last_checkpoint(connection)
+            self._sign(connection, self._whole(connection))  # a removal that nobody signed for is damage
         return self._database.fold()
 
     def expired_by(self, indices: Iterable[int]) -> dict[int, int]:
@@ -219,10 +225,7 @@ class LogStore:
         with self._database.writing() as connection:
             self._check_last_checkpoint(connection)
             size = self._known_size(connection, size)
-            root = merkle.root_from(tree.subtrees(connection), size)
-            signed = checkpoint.sign(Checkpoint(self.origin, size, root), self._key)
-            connection.execute("INSERT OR IGNORE INTO checkpoints VALUES (?, ?)", (size, signed))
-        return signed
+            return self._sign(connection, size)
 
     def signed_sizes(self, most: int) -> tuple[int, ...]:
         """The sizes of the last `most` checkpoints that were signed, smallest first: what others may have cosigned."""
@@ -238,14 +241,14 @@ class LogStore:
         """
         cosign.check_witness_keys(witness_keys, self.public_key)
         signature = note.parse_line(line)
-        if signature.name not in witness_keys:
-            known = ", ".join(sorted(witness_keys))
-            raise note.bad_signature(f"{signature.name} is no known witness", signature.name, known)
+        known = cosign.key_of(signature, witness_keys)
+        if known is None:
+            raise cosign.unknown(signature, witness_keys)
         with self._database.writing() as connection:
             row = connection.execute("SELECT note FROM checkpoints WHERE size = ?", (size,)).fetchone()
             if row is None:
                 raise _no_such("no checkpoint of this size was signed", size, "a signed size")
-            at = cosign.verify(note.parse(row[0]).text, signature, witness_keys[signature.name])
+            at = cosign.verify(note.parse(row[0]).text, signature, known.key)
             connection.execute("INSERT OR REPLACE INTO cosignatures VALUES (?, ?, ?)", (size, signature.name, line))
         return at
 
@@ -276,6 +279,22 @@ class LogStore:
         rows = connection.execute("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1").fetchall()
         fsck.check_checkpoints(connection, [row[0] for row in rows], self.origin, self.public_key)
 
+    def _sign(self, connection: sqlite3.Connection, size: int) -> str:
+        root = merkle.root_from(tree.subtrees(connection), size)
+        signed = checkpoint.sign(Checkpoint(self.origin, size, root), self._key)
+        connection.execute("INSERT OR IGNORE INTO checkpoints VALUES (?, ?)", (size, signed))
+        return signed
+
+    def _compaction(self, connection: sqlite3.Connection, part: Compacted) -> CompactionBody:
+        covered = connection.execute("SELECT coalesce(max(size), 0) FROM cosignatures").fetchone()[0]
+        leaves = expired.leaves_sha256(tree.leaves_to_strip(connection, part.ranges, covered))
+        body = CompactionBody(**part._asdict(), leaves_sha256=leaves)
+        removal = expired.Removal(body.record_class, body.before, body.policy)
+        for first, last in body.ranges:
+            for entry in tree.read(connection, self.origin, first, last + 1):
+                expired.check_disposable(entry, removal)
+        return body
+
     def _whole(self, connection: sqlite3.Connection) -> int:
         size = tree.size(connection)
         if size < self._least:
@@ -292,12 +311,6 @@ class LogStore:
     def _check_range(self, start: int, end: int, size: int) -> None:
         if not 0 <= start <= end <= size:
             raise _no_such(f"log {self.origin} has no entries {start} to {end - 1}", f"{start}..{end}", f"0..{size}")
-
-
-def _compaction(connection: sqlite3.Connection, part: Compacted) -> CompactionBody:
-    covered = connection.execute("SELECT coalesce(max(size), 0) FROM cosignatures").fetchone()[0]
-    leaves = expired.leaves_sha256(tree.leaves_to_strip(connection, part.ranges, covered))
-    return CompactionBody(**part._asdict(), leaves_sha256=leaves)
 
 
 def _prepared(draft: Draft) -> Prepared:

@@ -124,7 +124,7 @@ def _kept(connection: sqlite3.Connection, origin: str, rows: Iterable[tuple[int,
     marks = marks_of(connection, origin)
     for index, _, data in rows:
         if expired.is_mark(data):
-            marks.record_class(index, data)
+            marks.removal(index, data)
         else:
             yield parsed(origin, index, data)
 
@@ -133,7 +133,7 @@ def one(connection: sqlite3.Connection, origin: str, index: int) -> Entry:
     """Entry `index`, checked against its leaf hash. Raises CheckFailed RSD-5033, RSD-5035, InputError RSD-5061."""
     (data,) = (data for _, _, data in raw(connection, origin, index, index + 1))
     if expired.is_mark(data):
-        name = marks_of(connection, origin).record_class(index, data)
+        name = marks_of(connection, origin).removal(index, data).record_class
         raise InputError(
             "RSD-5061",
             f"entry {index} of log {origin} expired under class {name}; its leaf is in the tree",
@@ -162,7 +162,7 @@ def expired_by(connection: sqlite3.Connection, origin: str, indices: Iterable[in
     for index in indices:
         for _, _, data in raw(connection, origin, index, index + 1):
             if expired.is_mark(data):
-                marks.record_class(index, data)
+                marks.removal(index, data)
                 found[index] = int.from_bytes(data, "big")
     return found
 
@@ -217,11 +217,12 @@ def check_ends(connection: sqlite3.Connection, origin: str) -> None:
     Raises CheckFailed RSD-5033, RSD-5035.
     """
     leaves = size(connection)
-    count, last = connection.execute("SELECT count(*), coalesce(max(idx) + 1, 0) FROM entries").fetchone()
+    query = "SELECT count(*), coalesce(min(idx), 0), coalesce(max(idx) + 1, 0) FROM entries"
+    count, first, last = connection.execute(query).fetchone()
     nodes = connection.execute("SELECT count(*) FROM nodes").fetchone()[0]
     expected = 2 * leaves - leaves.bit_count()  # leaves and complete inner nodes
-    if (count, last, nodes) != (leaves, leaves, expected):
-        found = f"{count} entries up to {last}, {nodes} nodes"
+    if (count, first, last, nodes) != (leaves, 0, leaves, expected):
+        found = f"{count} entries from {first} up to {last}, {nodes} nodes"
         raise damaged(f"entries and tree of log {origin} differ", found, f"{leaves} entries, {expected} nodes")
     for _ in read(connection, origin, max(leaves - 1, 0), leaves):
         merkle.root_from(subtrees(connection), leaves)

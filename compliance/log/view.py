@@ -9,14 +9,14 @@ from pathlib import Path
 
 from compliance.canonical import b64decode, parse_json
 from compliance.errors import InputError
-from compliance.files import read_bytes
+from compliance.files import read_bytes, read_head
 from compliance.log import expired, note, tree
 from compliance.log.entry import Entry, decode
 from compliance.log.evidence import LogEvidence
 from compliance.log.read_only import ReadOnlyDatabase, look
 from compliance.validation import load_model
 
-_SQLITE = b"SQLite format 3\x00"
+MAGIC = b"SQLite format 3\x00"
 _LOG = "log.db"
 
 
@@ -95,11 +95,15 @@ def seen(origin: str, hashes: list[bytes], notes: tuple[str, ...], entries: dict
 
 
 def _file(path: Path) -> LogView:
-    data = read_bytes(path, "log")
-    if data.startswith(_SQLITE):
+    if is_database(path):
         return _database(path)
     what = str(path)
-    return view_of(load_model(LogEvidence, parse_json(data, what), "RSD-9041", what), what)
+    return view_of(load_model(LogEvidence, parse_json(read_bytes(path, "log"), what), "RSD-9041", what), what)
+
+
+def is_database(path: Path) -> bool:
+    """Whether `path` is a file of SQLite's, however large. Raises InputError RSD-2005 for what cannot be read."""
+    return path.is_file() and read_head(path, "log", len(MAGIC)) == MAGIC
 
 
 def _database(path: Path) -> LogView:
@@ -107,6 +111,7 @@ def _database(path: Path) -> LogView:
         with ReadOnlyDatabase(path, connection).reading() as reading:
             tree.require_sound(reading)
             origin = _origin(reading)
+            tree.check_ends(reading, origin)
             size = tree.size(reading)
             entries = {e.index: e for e in tree.read(reading, origin, 0, size)}
             return seen(origin, tree.leaf_hashes(reading, size), _notes(reading), entries)

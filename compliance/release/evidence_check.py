@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from compliance.clock import parse_time, rfc3339
 from compliance.errors import CheckFailed, ResidencyError
 from compliance.log import checkpoint, cosign, note
 from compliance.log.evidence import CheckedLog, LogEvidence, compare_checkpoint
-from compliance.log.expired import expired_of
+from compliance.log.expired import COMPACTION, Removal, Removed, by_class, check_signed, removed_by
 from compliance.log.tiles import read_files
 from compliance.log.view import LogView, read_views
 from compliance.release.bundle_folder import read_folder
@@ -21,7 +21,7 @@ from compliance.release.case import Logged
 from compliance.release.report import Found, Report, Step, StepResult, step_error
 from compliance.release.verify_logs import check_key_period, check_log, log_key
 from compliance.trust.root import Anchor, Trust
-from compliance.trust.witnesses import witness_keys
+from compliance.trust.witnesses import keys_until
 from compliance.validation import load_model
 
 _OWN = Step(1, "RSD-9030", "log", "signed by its member's key; its hashes lead to every checkpoint that it shows")
@@ -37,15 +37,13 @@ _NOT_COVERED = (
 class _Shown:
     """A log up to its last checkpoint; `later` leaf hashes follow it. `opened`: how many entries can be read.
 
-    `expired`: index -> record class of those whose text went by retention; `unsigned`: how many more texts are gone, by
-    an entry that no checkpoint covers.
+    `expired`: on what grounds how many lost their text, as compaction entries say that a checkpoint covers.
     """
 
     evidence: LogEvidence
     opened: int
     later: tuple[bytes, ...] = ()
-    expired: Mapping[int, str] = field(default_factory=dict)
-    unsigned: int = 0
+    expired: Mapping[Removal, int] = field(default_factory=dict)
 
 
 def verify_evidence(data: bytes, against: Sequence[tuple[str, str]], anchor: Anchor, at: datetime) -> Report:
@@ -96,10 +94,15 @@ def _shown(view: LogView, trust: Trust, at: datetime) -> _Shown:
     )
     check_key_period(trust, Logged(member_of(trust, view.origin), evidence, dict(view.entries)), at)
     # Nobody signed what stands behind the checkpoint: whoever has the file may have written it.
-    named = expired_of((e for e in view.entries.values() if e.index < size), size)
-    gone = {index: name for index, name in view.expired.items() if index in named}
+    named = removed_by((e for e in view.entries.values() if e.index < size), len(view.leaf_hashes))
+    if any(index not in named for index in view.expired):
+        check_signed(max((e.index for e in view.entries.values() if e.kind == COMPACTION), default=size), size)
     later = tuple(view.leaf_hashes[size:])
-    return _Shown(evidence, len(view.entries), later, gone, len(view.expired) - len(gone))
+    return _Shown(evidence, len(view.entries), later, _grounds(named, view.expired))
+
+
+def _grounds(named: Removed, gone: Iterable[int]) -> Mapping[Removal, int]:
+    return Counter(removal for index in gone if (removal := named.grounds(index)) is not None)
 
 
 def _verify(
@@ -112,16 +115,15 @@ def _verify(
                               next="give --at, or a newer trust file")  # fmt: skip
         log = show()
         member = member_of(anchor.trust, log.evidence.origin)
-        checked = check_log(anchor.trust, member, log.evidence, at, at_least=0)
+        checked = check_log(anchor.trust, member, log.evidence, keys_until(anchor.trust, member, at), at_least=0)
         check_key_period(anchor.trust, Logged(member, log.evidence, checked.entries), at)
     except (ResidencyError, RecursionError) as e:
         error = step_error(_OWN, e if isinstance(e, ResidencyError) else _too_deep())
         results = (StepResult(_OWN, "FAIL", error=error), StepResult(_HELD, "not run"))
         return Report(results, facts, error, _NOT_COVERED)
     own = StepResult(_OWN, "ok", _found(member, checked, log))
-    expired = Counter((checked.expired or log.expired).values())
     facts |= {"origin": log.evidence.origin, "size": checked.size, "cosigners": checked.cosigners}
-    facts |= {"expired": dict(sorted(expired.items()))}
+    facts |= {"expired": by_class(_gone(checked, log))}
     held = _against(log, member, against, anchor.trust, at)
     return Report((own, held), facts, held.error, _NOT_COVERED)
 
@@ -147,10 +149,11 @@ def compare_held(
 ) -> list[int]:
     """The sizes of the checkpoints in `against`, each cosigned by somebody else and continued by the log of `member`.
 
+    A cosignature counts by a key that began before `at` and held at the time that the cosignature states.
     `later`: leaf hashes after the last checkpoint of `evidence`. Raises CheckFailed RSD-9031 (nobody cosigned it) and
     what `compare_checkpoint` raises.
     """
-    keys, key = witness_keys(trust, member, at), log_key(trust, member, evidence)
+    keys, key = keys_until(trust, member, at), log_key(trust, member, evidence)
     for name, text in against:
         _cosigned_by_a_member(name, text, keys)
     texts = (text for _, text in against)
@@ -190,18 +193,23 @@ def _found(member: str, log: CheckedLog, shown: _Shown) -> Found:
         f"log {log.origin}: {log.size} entries up to its last checkpoint, {shown.opened} shown in all",
         f"its last checkpoint is cosigned by {len(final)} others ({', '.join(final) or 'nobody'})",
     )
-    gone = Counter((log.expired or shown.expired).values())
-    proved += tuple(f"{many} entries expired under class {name}, leaf proven" for name, many in sorted(gone.items()))
+    gone = _gone(log, shown)
+    proved += tuple(
+        f"{many} entries removed, as the log says: {removal.words()}; leaf proven"
+        for removal, many in sorted(gone.items(), key=lambda item: item[0].words())
+    )
     asserted = ["that its log records what happened"]
     if gone:
-        asserted.append("what the expired entries said")
-    if shown.unsigned:
-        asserted.append(f"that {shown.unsigned} texts went by retention: it is told after the last checkpoint only")
+        asserted.append("that the removed entries had expired and were of that class, and what they said")
     if not final:
         asserted.append("that nothing was cut from its end: nobody else cosigned the last checkpoint")
     if shown.later:
         asserted.append(f"the {len(shown.later)} entries after the last checkpoint: no checkpoint covers them")
     return Found(proved, tuple((member, text) for text in asserted))
+
+
+def _gone(log: CheckedLog, shown: _Shown) -> Mapping[Removal, int]:
+    return shown.expired or _grounds(removed_by(log.entries.values(), log.size), log.expired)
 
 
 def _too_deep() -> CheckFailed:

@@ -21,6 +21,7 @@ from compliance.log import tree
 from compliance.log.entry import Entry, decode
 from compliance.log.evidence import LogEvidence
 from compliance.log.read_only import ReadOnlyDatabase, look
+from compliance.log.view import is_database
 from compliance.release.bodies import LoggedDecision, read_decision
 from compliance.release.bundle_folder import read_folder
 from compliance.release.case import Contents
@@ -30,7 +31,6 @@ from compliance.release.verify_told import mistimed
 from compliance.study import Study
 from compliance.validation import load_model
 
-_SQLITE = b"SQLite format 3\x00"
 Outcome = Literal["same", "otherwise", "not decided", "cannot"]
 
 
@@ -100,11 +100,10 @@ def _add(folder: Path, packs: dict[str, Pack], regions: dict[str, Regions]) -> N
 
 
 def _file(path: Path) -> dict[str, list[Entry]]:
-    head = read_bytes(path, "log")
-    if head.startswith(_SQLITE):
+    if is_database(path):
         return _database(path)
     what = str(path)
-    evidence = load_model(LogEvidence, parse_json(head, what), "RSD-9041", what)
+    evidence = load_model(LogEvidence, parse_json(read_bytes(path, "log"), what), "RSD-9041", what)
     return {path.stem: [decode(b64decode(e.entry, f"entry {e.index} in {what}")) for e in evidence.entries]}
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from compliance.canonical import parse_json
 from compliance.errors import InputError, ResidencyError, UsageError
 from compliance.files import MOST_BYTES, read_bytes
+from compliance.log.view import MAGIC, is_database
 from compliance.release.report import Report
 from compliance.trust.root import Anchor
 
@@ -20,7 +21,6 @@ TILES: Final = "tiles of a log"
 EXPORT: Final = "residency.export/1"
 EVIDENCE: Final = "evidence of a log"
 _ENVELOPE = ("application/vnd.", "+json")  # around the schema of a signed statement
-_MAGIC: Final = b"SQLite format 3\x00"
 _CHECKPOINT: Final = re.compile(rb"[^\n]+\n[0-9]+\n[A-Za-z0-9+/]{43}=\n\n\xe2\x80\x94 ")
 _MOST_NAME = 80
 
@@ -73,15 +73,7 @@ def judge(file: Given, wanted: str | None = None) -> Report:
 
 def read_given(path: Path) -> bytes:
     """The bytes of the file, of a database only the first: its judge opens it. Raises InputError RSD-2005."""
-    return _MAGIC if is_database(path) else read_bytes(path, "file", MOST_BYTES)
-
-
-def is_database(path: Path) -> bool:
-    """Whether `path` is a file of SQLite's."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as f:
-        return f.read(len(_MAGIC)) == _MAGIC
+    return MAGIC if is_database(path) else read_bytes(path, "file", MOST_BYTES)
 
 
 def refuse_options(given: set[str], taken: frozenset[str], what: str) -> None:
@@ -101,7 +93,7 @@ def form_of(data: bytes) -> str:
 
     JSON without a schema is the evidence of a log, and so is what cannot be read: its judge says what is wrong.
     """
-    if data.startswith(_MAGIC):
+    if data.startswith(MAGIC):
         return SQLITE
     if _CHECKPOINT.match(data):
         return TILES

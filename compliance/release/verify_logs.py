@@ -10,6 +10,7 @@ from compliance.clock import parse_time, rfc3339
 from compliance.errors import CheckFailed
 from compliance.identity import PublicIdentity
 from compliance.log import checkpoint, merkle, note
+from compliance.log.cosign import WitnessKeys
 from compliance.log.evidence import CheckedLog, LogEvidence, check_evidence
 from compliance.release import bodies, verify_complete
 from compliance.release.case import Contents, Context, Logged
@@ -26,7 +27,8 @@ def logs(contents: Contents, context: Context) -> Found:
     for member in (trust.operator.name, *contents.contributing):
         contents.log(member)
     at = parse_time(contents.last_logged)
-    checked = {m: check_log(trust, m, log.evidence, at, at_least=1) for m, log in sorted(contents.logs.items())}
+    valid = {member: witness_keys(trust, member, at) for member in contents.logs}
+    checked = {m: check_log(trust, m, log.evidence, valid[m], at_least=1) for m, log in sorted(contents.logs.items())}
     quorum = contents.study.quorum.witnesses
     for member, log in contents.logs.items():
         check_key_period(trust, log, context.at)
@@ -55,16 +57,16 @@ def _as_dated(contents: Contents) -> None:
                      found=contents.manifest.created, limit=contents.last_logged)  # fmt: skip
 
 
-def check_log(trust: Trust, member: str, evidence: LogEvidence, at: datetime, *, at_least: int) -> CheckedLog:
+def check_log(trust: Trust, member: str, evidence: LogEvidence, witnesses: WitnessKeys, *, at_least: int) -> CheckedLog:
     """Evidence of `member`'s log under trust.json. Raises CheckFailed RSD-5002..5055 or RSD-9007.
 
-    `at`: about when the last checkpoint was cosigned; members' keys that were valid then count.
+    `witnesses`: whose cosignatures count, each if its key held at the time that it states.
     """
     origin = trust.log_origin(member)
     if evidence.origin != origin:
         raise _false("RSD-9007", f"the evidence of {member} is of another log", found=evidence.origin, limit=origin)
     key = log_key(trust, member, evidence)
-    return check_evidence(evidence, key, witness_keys(trust, member, at), at_least)
+    return check_evidence(evidence, key, witnesses, at_least)
 
 
 def log_key(trust: Trust, member: str, evidence: LogEvidence) -> Ed25519PublicKey:

@@ -7,31 +7,32 @@ from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from compliance.identity import Role
+from compliance.clock import parse_time
+from compliance.identity import PublicIdentity, Role
+from compliance.log.cosign import WitnessKey
 from compliance.trust.root import Trust
 
 
-def witness_keys(trust: Trust, logging: str, at: datetime) -> dict[str, Ed25519PublicKey]:
-    """Who may cosign the log of `logging`: every other member under its witness name, with the key of its own log, and
-    witnesses (role `witness`) under their holder's name. Never the log's owner, in whatever role. Keys valid `at`.
+def witness_keys(trust: Trust, logging: str, at: datetime) -> dict[str, tuple[WitnessKey, ...]]:
+    """Who may cosign the log of `logging`: every other member under its witness name, with the keys of its own log, and
+    witnesses (role `witness`) under their holder's name. Never the log's owner, in whatever role. All keys valid `at`.
     """
-    others = [m for m in members(trust) if m != logging]
-    with_key = [m for m in others if any(k.may_sign_at(at) for k in trust.keys_of(log_role(trust, m), m))]
-    outside = {name: key for name, key in outside_keys(trust, at).items() if name != logging}
-    return outside | {trust.witness_name(m): trust.log_key(m, at).key() for m in with_key}
+    return _by_name((name, k) for name, k in _named(trust, logging) if k.may_sign_at(at))
+
+
+def keys_until(trust: Trust, logging: str, at: datetime) -> dict[str, tuple[WitnessKey, ...]]:
+    """As `witness_keys`, with the keys that had ended by `at`: what they cosigned in their period still counts."""
+    return _by_name((name, k) for name, k in _named(trust, logging) if parse_time(k.not_before) <= at)
 
 
 def keys_ever(trust: Trust, logging: str) -> dict[str, tuple[Ed25519PublicKey, ...]]:
     """Who may at some time have cosigned the log of `logging`: name -> its keys, those that ended too."""
-    named = [(k.holder, k) for k in trust.keys_of("witness") if k.holder != logging]
-    for member in (m for m in members(trust) if m != logging):
-        named += [(trust.witness_name(member), k) for k in trust.keys_of(log_role(trust, member), member)]
-    return {name: tuple(k.key() for other, k in named if other == name) for name, _ in named}
+    return {name: tuple(k.key for k in keys) for name, keys in _by_name(_named(trust, logging)).items()}
 
 
-def outside_keys(trust: Trust, at: datetime) -> dict[str, Ed25519PublicKey]:
-    """The witnesses of the trust file that are no members as such: holder -> key, those valid `at`."""
-    return {k.holder: k.key() for k in trust.keys_of("witness") if k.may_sign_at(at)}
+def outside_keys(trust: Trust, at: datetime) -> dict[str, tuple[WitnessKey, ...]]:
+    """The witnesses of the trust file that are no members as such: holder -> its keys, all those valid `at`."""
+    return _by_name((k.holder, k) for k in trust.keys_of("witness") if k.may_sign_at(at))
 
 
 def members(trust: Trust) -> list[str]:
@@ -58,3 +59,25 @@ def holders(trust: Trust, names: Iterable[str]) -> set[str]:
 def neutral(trust: Trust, member: str, names: Iterable[str]) -> set[str]:
     """Of those who cosign under `names`: who is neither the owner of the log of `member` nor the operator."""
     return holders(trust, names) - {member, trust.operator.name}
+
+
+def _named(trust: Trust, logging: str) -> list[tuple[str, PublicIdentity]]:
+    named = [(k.holder, k) for k in trust.keys_of("witness") if k.holder != logging]
+    for member in (m for m in members(trust) if m != logging):
+        named += [(trust.witness_name(member), k) for k in trust.keys_of(log_role(trust, member), member)]
+    return named
+
+
+def _by_name(named: Iterable[tuple[str, PublicIdentity]]) -> dict[str, tuple[WitnessKey, ...]]:
+    keys: dict[str, tuple[WitnessKey, ...]] = {}
+    for name, identity in named:
+        keys[name] = (*keys.get(name, ()), _with_period(identity))
+    return keys
+
+
+def _with_period(identity: PublicIdentity) -> WitnessKey:
+    """The seconds at which the key `may_sign_at`: its last one counts, that of its revocation does not."""
+    start, last = (int(parse_time(t).timestamp()) for t in (identity.not_before, identity.not_after))
+    revoked = identity.revoked_at
+    end = min(last + 1, int(parse_time(revoked).timestamp())) if revoked is not None else last + 1
+    return WitnessKey(identity.key(), start, end)

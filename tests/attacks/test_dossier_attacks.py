@@ -14,7 +14,9 @@ from compliance.dossier.model import Dossier
 from compliance.dossier.page import html
 from compliance.dossier.regime import load_regime, regime_called
 from compliance.errors import CheckFailed
-from compliance.log import note
+from compliance.log import checkpoint, merkle, note
+from compliance.log.checkpoint import Checkpoint
+from compliance.log.entry import Entry, new_entry
 from compliance.log.view import LogView, view_of
 from compliance.study import Study
 from compliance.validation import try_model
@@ -220,3 +222,38 @@ def test_names_of_sites_and_studies_cannot_hold_markup() -> None:
         mistakes, found = try_model(Study, {**study_json(), **change})
         assert found is None
         assert [m.field for m in mistakes] == ["name"]
+
+
+def _claims(raw: Raw, origin: str, index: int, entries: tuple[Entry, ...]) -> None:
+    """A made-up tree of index + 1 entries, signed with the member's own key; its last one or two opened."""
+    root, proofs = entries[-1].leaf_hash(), [[]]
+    if len(entries) == 2:
+        leaves = [e.leaf_hash() for e in entries]
+        root, proofs = merkle.node_hash(*leaves), [[leaves[1].hex()], [leaves[0].hex()]]
+    above = b"\1" * 32
+    root = merkle.node_hash(above, root)
+    made = Checkpoint(origin, index + len(entries), root)
+    source = raw["sources"][0]
+    text = checkpoint.sign(made, world().log_signer("site-a").private)
+    source.update(checkpoint=text, size=made.size, root=root.hex(), cosigners=[])
+    raw["entries"] = [
+        {"origin": origin, "index": e.index, "entry": b64encode(e.encode()), "proof": [*p, above.hex()]}
+        for e, p in zip(entries, proofs, strict=True)
+    ]
+    raw["packs"] = []
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["no close", "a close that counts them"])
+def test_a_compaction_that_claims_more_than_any_memory_holds_is_refused_at_once(closed: bool) -> None:
+    origin, index, many = world().origin("site-a"), 1 << 40, 1 << 39
+    body = {
+        "record_class": "decision", "before": "2026-11-20T00:00:00Z", "policy": "x", "law_set": "ab" * 32,
+        "ranges": [[0, many - 1]], "leaves_sha256": "00" * 32,
+    }  # fmt: skip
+    entries = [new_entry(index, "2026-11-22T11:00:00Z", "compaction", body)]
+    if closed:
+        close = {"rounds": 0, "rosters": [], "entries": many, "entries_sha256": "0" * 64}
+        entries.append(new_entry(index + 1, "2026-11-22T11:00:00Z", "close", close, world().study_digest))
+    verdict_ = verdict(changed(dossier("gdpr", "site-a"), lambda raw: _claims(raw, origin, index, tuple(entries))))
+    assert failed(verdict_)[0] == 5
+    assert verdict_.results[3].status == "ok"  # each entry is in the tree that was signed

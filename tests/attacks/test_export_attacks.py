@@ -17,7 +17,18 @@ from compliance.identity import Envelope, media_type, parse_envelope
 from compliance.log.entry import new_entry
 from compliance.log.view import LogView
 from compliance.release.bundle_folder import read_folder
-from tests.exports import MEMBER, WHEN, entries_of, failed, judged, signed_again, statement_of, statuses, view_of
+from tests.exports import (
+    MEMBER,
+    OLDER,
+    WHEN,
+    entries_of,
+    failed,
+    judged,
+    signed_again,
+    statement_of,
+    statuses,
+    view_of,
+)
 from tests.world import build_world, stopped_clock, world
 
 DENIALS = Selection(kinds=("decision",))
@@ -196,12 +207,12 @@ def test_what_is_there_cannot_be_called_expired() -> None:
 
 
 def test_an_expired_entry_is_named_with_its_class_and_its_leaf_is_proven() -> None:
-    gone = {3: "charge", 4: "charge", 9: "decision"}
+    gone = {3: "transfer", 4: "transfer", 9: "decision"}
     compacted = view_of(world(), entries_of(world()), expired=gone)
     files = export(compacted, "jsonl", EVERYTHING, world().log_signer(MEMBER))
     assert statement_of(files)["expired"] == [
-        {"record_class": "charge", "ranges": [[3, 4]]},
         {"record_class": "decision", "ranges": [[9, 9]]},
+        {"record_class": "transfer", "ranges": [[3, 4]]},
     ]
     assert len(files["leaf-hashes.txt"].splitlines()) == compacted.size
     shown = [json.loads(line)["entry"]["index"] for line in files["entries.jsonl"].splitlines()]
@@ -209,14 +220,15 @@ def test_an_expired_entry_is_named_with_its_class_and_its_leaf_is_proven() -> No
     beside = judged(world(), files, compacted)
     assert failed(beside) is None
     proved = [line for r in beside.results for line in r.found.proved]
-    assert any(
-        "entries 3, 4, 9 are expired under class charge, decision, their leaves proven" in line for line in proved
-    )
+    grounds = f"before {OLDER}, by policy 'the schedule'; their leaves proven"
+    for some, name in (("9", "decision"), ("3, 4", "transfer")):
+        assert f"entries {some} are removed, as the log says: class {name}, {grounds}" in proved
+    assert any("3, 4, 9 had expired" in text for text in beside.asserted()[MEMBER])
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_export_from_before_a_compaction_still_verifies_beside_the_log(name: str) -> None:
-    compacted = view_of(world(), entries_of(world()), expired={3: "charge", 9: "decision"})
+    compacted = view_of(world(), entries_of(world()), expired={3: "transfer", 9: "decision"})
     report = judged(world(), honest(name), compacted)
     assert failed(report) is None
     assert statuses(report) == ["ok"] * 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from functools import cache
 
 import pytest
@@ -31,9 +32,9 @@ def changed(made: World, member: str, lines: Callable[[note.Note], Iterable[note
     return {f"evidence/{member}.json": canonical(record)}
 
 
-def outside(made: World, text: str, name: str = WITNESS) -> note.Signature:
+def outside(made: World, text: str, name: str = WITNESS, at: datetime = START) -> note.Signature:
     """The outside witness's cosignature."""
-    return cosign.cosign(text, name, made.keys[WITNESS, "witness"].private, int(START.timestamp()))
+    return cosign.cosign(text, name, made.keys[WITNESS, "witness"].private, int(at.timestamp()))
 
 
 def by_log(end: note.Note) -> tuple[note.Signature, ...]:
@@ -103,6 +104,13 @@ def test_a_line_of_another_log_or_under_another_name_does_not_count() -> None:
         lambda end: (*end.signatures, outside(made, end.text, made.anchor.trust.witness_name("site-e"))),
     ):
         assert failed(released(made, run(made, lines)))[0] == 7
+
+
+@pytest.mark.parametrize("year", [1971, 2099])
+def test_a_line_dated_outside_the_period_of_its_key_does_not_count(year: int) -> None:
+    made = two()
+    dated = run(made, lambda end: (*end.signatures, outside(made, end.text, at=START.replace(year=year))))
+    assert failed(released(made, dated))[0] == 7
 
 
 def test_the_operator_and_one_site_are_not_enough_for_two() -> None:

@@ -49,7 +49,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     )
     draw(desk)
     with serve.bind("127.0.0.1", 0) as door:
-        server = serve.server(app(desk, hosts=serve.hosts_of(door)))
+        server = serve.server(app(desk, hosts=serve.hosts_of(door.getsockname()[1], tls=False)))
         thread = threading.Thread(target=lambda: server.run(sockets=[door]))
         thread.start()
         while not server.started:

@@ -13,11 +13,12 @@ from client.commands import agent
 from client.doctor import Doctor
 from client.doctor_stores import Stores
 from compliance.errors import CheckFailed, Refused
-from compliance.log import cosign, note
+from compliance.log import checkpoint, cosign, note
 from compliance.log.alarms import alarms_of
+from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
 from compliance.messages import CheckpointOffer, CosignedLine, WitnessReply, WitnessRequest, decode
-from tests.federation import consortium, joined_home, main_study, open_home
+from tests.federation import OPERATOR, consortium, joined_home, main_study, open_home
 
 
 @pytest.fixture
@@ -117,6 +118,15 @@ def test_a_line_of_another_log_or_by_a_stranger_is_refused_and_one_with_a_wild_c
         assert note_of(a) == []
         witnessing.keep(a, line(text, 3_000_000_000), "")
         assert (note_of(a), a.log.cosigned_sizes()) == ([("RSD-5108", name)], {name: size})
+
+
+def test_a_line_on_the_operators_log_travels_with_the_checkpoint_that_its_key_signed(homes, tmp_path):
+    made = consortium()
+    origin = made.anchor.trust.log_origin(OPERATOR)
+    with open_home(homes["a"]) as a, LogStore.open(tmp_path / "hub.db", origin, made.operator.private) as log:
+        log.append("cancel", {"run": "run-1", "reason": "x"})
+        (line,) = asked(a, CheckpointOffer(origin=origin, note=log.checkpoint(), proofs={})).cosigned
+        assert checkpoint.open_signed(line.note, log.public_key, origin).checkpoint.size == line.size == 1
 
 
 def test_status_and_doctor_show_what_stands(homes, capsys):

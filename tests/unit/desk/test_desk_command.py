@@ -54,7 +54,9 @@ def test_it_serves_until_it_is_interrupted(given):
         finally:
             process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=20)
-        assert (process.returncode, rest, errors.strip()) == (130, "", "")
+        assert (rest, errors.strip()) == ("", "")
+        # 0 where whoever started the tests ignores SIGINT, as a background shell does.
+        assert process.returncode in {0, 130}
 
 
 def test_what_is_wrong_is_said_with_its_code(given, tmp_path):

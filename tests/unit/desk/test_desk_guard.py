@@ -16,7 +16,7 @@ from compliance.desk import pages_study
 from compliance.desk.app import _PAGES, app
 from compliance.desk.checking import Live
 from compliance.desk.login import Login, read_token
-from compliance.desk.serve import check_door, is_loopback
+from compliance.desk.serve import check_door, hosts_of, is_loopback
 from compliance.errors import ResidencyError
 from tests.desk_world import HOSTS, Reader, desk_of, marked_bundle, write
 
@@ -80,6 +80,42 @@ def test_another_host_is_refused(reader, host):
 
 def test_two_hosts_are_none(reader):
     assert reader.get("/", headers=[("host", "desk.test"), ("host", "evil.example")]).status_code == 421
+
+
+def test_the_port_of_the_scheme_may_be_left_out():
+    assert "127.0.0.1" in hosts_of(80, tls=False)
+    assert "localhost" in hosts_of(443, tls=True)
+    for port, tls in ((8080, False), (443, False), (80, True)):
+        assert hosts_of(port, tls=tls) == {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")}
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize("page", ["/verify/1", "/exports/1/csv", "/search?q=site-e", "/static/desk.css", "/nope"])
+def test_another_site_asks_for_nothing_but_the_overview(reader, page, site):
+    answer = reader.get(page, headers={"sec-fetch-site": site})
+    assert answer.status_code == 403
+    assert "RSD-9191" in answer.text
+    assert "site-e (CN)" not in answer.text
+    assert reader.get("/", headers={"sec-fetch-site": site}).status_code == 200
+
+
+def test_another_site_starts_no_check(desk, monkeypatch):
+    started = []
+    monkeypatch.setattr("compliance.desk.app.Live", lambda *given: started.append(given))
+    Reader(app(desk, hosts=HOSTS)).get("/verify/1", headers={"sec-fetch-site": "cross-site"})
+    assert started == []
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_its_own_pages_and_typed_addresses_are_answered(reader, site):
+    assert reader.get("/verify", headers={"sec-fetch-site": site}).status_code == 200
+
+
+def test_a_reader_who_comes_by_a_link_gets_the_login_page(locked):
+    sent = {"accept": "text/html", "sec-fetch-site": "cross-site"}
+    first = locked.get("/", headers=sent)
+    assert (first.status_code, first.headers["location"]) == (303, "/login")
+    assert locked.get("/login", headers=sent).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -274,6 +310,17 @@ def test_a_login_form_has_an_end(locked):
     assert locked.send("POST", "/login", content=b"token=" + b"x" * 100_000).status_code == 401
     assert "token" not in str(locked.get("/login").url)
     assert re.search(r'<input id="token" type="password" name="token"', locked.get("/login").text)
+
+
+def test_a_login_form_that_does_not_come_is_not_waited_for(locked, monkeypatch):
+    monkeypatch.setattr("compliance.desk.app._FORM_S", 0.05)
+
+    async def drip():
+        yield b"token="
+        await asyncio.sleep(5)
+        yield TOKEN.encode()
+
+    assert locked.send("POST", "/login", content=drip()).status_code == 401
 
 
 def test_only_loopback_does_without_token_and_tls():

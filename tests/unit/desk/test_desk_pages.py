@@ -11,6 +11,7 @@ import pytest
 
 from compliance.canonical import b64decode, canonical
 from compliance.desk.app import app
+from compliance.desk.render import _when
 from compliance.log import merkle
 from compliance.release.tlog_proof import parse
 from compliance.release.verify_file import Given, judge
@@ -237,6 +238,47 @@ def test_the_check_reads_the_disk_anew(tmp_path):
     assert "VERIFIED" in browser.get("/verify/1").text
     write(folder, with_changed_entry(marked_bundle()))
     assert "FALSE: step 1" in browser.get("/verify/1").text
+
+
+@pytest.mark.parametrize("page", ["/", "/verify"])
+def test_the_newest_verdict_is_the_one_that_is_shown(tmp_path, page):
+    folder = write(tmp_path / "bundle", marked_bundle())
+    desk = desk_of(folder)
+    browser = Reader(app(desk, hosts=HOSTS))
+    write(folder, with_changed_entry(marked_bundle()))
+    browser.get("/verify/1")
+    text = browser.get(page).text
+    assert '<span class="badge bad">FALSE: step 1' in text
+    assert '<span class="badge ok">VERIFIED' not in text
+    assert f"checked {_when(desk.rechecked[1].at)}" in text
+    assert "which was found: VERIFIED" in text
+    assert "1 place does not verify." in browser.get("/decisions").text
+
+
+def test_pages_that_were_made_from_what_is_false_say_so_after_a_better_verdict(tmp_path):
+    folder = write(tmp_path / "bundle", with_changed_entry(marked_bundle()))
+    browser = Reader(app(desk_of(folder), hosts=HOSTS))
+    write(folder, marked_bundle())
+    browser.get("/verify/1")
+    text = browser.get("/verify").text
+    assert '<span class="badge ok">VERIFIED' in text
+    assert "which was found: FALSE: step 1" in text
+    assert "1 place does not verify." in browser.get("/decisions").text
+
+
+def test_the_privacy_page_tells_the_bound_of_a_unit_that_several_sites_hold(browser, desk):
+    rows = desk.places[0].claims.overlap
+    assert rows
+    table = browser.get("/privacy").text.partition("eps of a unit at several sites")[2]
+    for row in rows:
+        assert f'<th scope="row" class="number">{row.sites}</th><td class="number">{row.text}</td>' in table
+
+
+def test_malformed_claims_are_a_flaw_and_no_table(tmp_path):
+    desk = desk_of(write(tmp_path / "bundle", {**marked_bundle(), "privacy.json": b'{"schema":"x"}\n'}))
+    browser = Reader(app(desk, hosts=HOSTS))
+    assert "bundle, claims" in browser.get("/").text
+    assert "eps of a unit at several sites" not in browser.get("/privacy").text
 
 
 def test_a_run_folder_a_file_and_a_log_of_nobody_are_judged(tmp_path):

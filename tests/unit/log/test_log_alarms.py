@@ -80,6 +80,18 @@ def test_an_alarm_stands_for_thirty_days_and_may_be_told_again_then(
     assert len(alarms_of(log)) == 2
 
 
+def test_an_alarm_that_a_wild_clock_dated_silences_nothing_once_the_clock_is_right(
+    log: LogStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = now()
+    for module in (alarms, clock):
+        monkeypatch.setattr(module, "now", lambda: start + timedelta(days=2000))
+    assert raise_alarm(log, fork())
+    for module in (alarms, clock):
+        monkeypatch.setattr(module, "now", lambda: start)
+    assert [raise_alarm(log, fork()) for _ in range(2)] == [True, False]
+
+
 def test_what_a_peer_wrote_cannot_forge_lines_or_fill_the_log(
     log: LogStore, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,16 +141,19 @@ def test_years_later_verify_says_expired_and_leaf_proven(home: Path, tmp_path: P
     assert (found["entries"], found["copies_left"]) == (2, False)
     assert b"refusal 0" not in _texts(home)
     with _log(home) as log:
-        log.checkpoint()
         evidence = build_evidence(log, [0, 1, 2])
     file = tmp_path / "evidence.json"
     file.write_bytes(canonical(evidence.model_dump(mode="json")))
     assert ok("log", "fsck", home, "--trust", _trust(home))["expired"] == {"transfer": 1, "decision": 1}
+    said = run("log", "fsck", home).output
+    assert "1 entries of class decision, before " in said
+    assert "not judged whether what was removed had expired" in said
     for path in (file, home / "log.db"):
         shown = ok("verify", path, "--trust", _trust(home))
         assert shown["expired"] == {"decision": 1, "transfer": 1}
         said = run("verify", path, "--trust", _trust(home)).output
-        assert "1 entries expired under class decision, leaf proven" in said
+        assert "1 entries removed, as the log says: class decision, before " in said
+        assert "that the removed entries had expired" in said
     assert ok("log", "compact", home, "--law", home / "law.json", *OWN)["entries"] == 0
 
 

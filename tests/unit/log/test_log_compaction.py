@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from compliance import clock
 from compliance.errors import CheckFailed, InputError, Refused, UsageError
 from compliance.law.retention import Kept, Limit
-from compliance.log import compaction
+from compliance.log import compaction, expired
 from compliance.log.compaction import IN_USE, TOO_YOUNG, UNCOSIGNED, plan, schedules
+from compliance.log.entry import Entry, new_entry
 from compliance.log.evidence import build_evidence, check_evidence
 from compliance.log.store import Compacted, Draft, LogStore
 from compliance.log.view import read_views
@@ -127,8 +128,8 @@ def test_a_study_that_was_joined_again_after_its_close_is_open(path: Path, witne
 def test_before_its_floor_nothing_goes(path: Path) -> None:
     soon = START + timedelta(days=699)
     with opened(path) as store:
-        for expired in (False, True):
-            found = plan(store, schedules(ALL, soon, expired=expired), LAW_SET)
+        for more in (False, True):
+            found = plan(store, schedules(ALL, soon, expired=more), LAW_SET)
             assert (found.parts, found.stays[TOO_YOUNG]) == ((), 5)
 
 
@@ -233,8 +234,8 @@ def test_a_text_that_is_deleted_is_damage(path: Path) -> None:
 def test_an_entry_that_names_other_leaves_proves_nothing(path: Path, witness: WitnessStore) -> None:
     """An insider writes a compaction entry by hand, with the real key."""
     body = {
-        "record_class": "decision", "before": "2028-01-01T00:00:00Z", "ranges": [[5, 5]], "leaves_sha256": "1" * 64,
-        "policy": "", "law_set": LAW_SET,
+        "record_class": "decision", "before": "2026-01-01T00:00:00Z", "ranges": [[5, 5]], "leaves_sha256": "1" * 64,
+        "policy": "by hand", "law_set": LAW_SET,
     }  # fmt: skip
     with opened(path) as store:
         by = store.append("compaction", body).index
@@ -257,7 +258,7 @@ def test_ranges_have_one_form(path: Path, ranges: list[list[int]]) -> None:
 
 
 def test_what_is_gone_or_not_cosigned_is_not_named_again(path: Path) -> None:
-    with opened(path) as store:
+    with at(LATER), opened(path) as store:  # type: ignore[attr-defined]
         part = Compacted("transfer", "2028-01-01T00:00:00Z", ((1, 1),), "test", LAW_SET)
         size = store.size
         for ranges in (((11, 11),), ((1, 1), (11, 11)), ((9, 40),)):
@@ -286,3 +287,101 @@ def test_a_log_goes_on_after_compaction(path: Path) -> None:
         assert len(proof) == 4
     with opened(path) as store:
         assert store.fsck() == 16
+
+
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        (Compacted("access", "2026-12-01T00:00:00Z", ((5, 5),), "test", LAW_SET), "a refusal of class decision"),
+        (Compacted("decision", "2026-12-01T00:00:00Z", ((5, 6),), "test", LAW_SET), "a count of class transfer"),
+        (Compacted("charge", "2026-12-01T00:00:00Z", ((2, 2),), "test", LAW_SET), "kept for ever"),
+        (Compacted("decision", "2026-12-01T00:00:00Z", ((8, 8),), "test", LAW_SET), "kept for ever"),
+        (Compacted("decision", "2026-11-22T10:00:00Z", ((5, 5),), "test", LAW_SET), "of 2026-11-22T10:00:00Z"),
+    ],
+    ids=["another class", "one of another class", "of no class that goes", "for ever", "too young"],
+)
+def test_whoever_holds_the_key_cannot_remove_what_may_not_go(path: Path, part: Compacted, why: str) -> None:
+    with at(LATER), opened(path) as store:  # type: ignore[attr-defined]
+        before = store.entries()
+        with pytest.raises(Refused, match="RSD-5065") as refused:
+            store.compact([part])
+        assert why in str(refused.value.found)
+        assert store.entries() == before
+
+
+BY = 1 << 40
+
+
+def by_hand(ranges: list[list[int]], **changes: str) -> Entry:
+    body = {
+        "record_class": "decision", "before": "2026-11-20T00:00:00Z", "ranges": ranges, "leaves_sha256": "1" * 64,
+        "policy": "by hand", "law_set": LAW_SET, **changes,
+    }  # fmt: skip
+    return new_entry(BY, "2026-11-22T10:00:00Z", "compaction", body)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"record_class": "incident"},
+        {"record_class": "charge"},
+        {"before": "2026-11-22T10:00:00Z"},
+        {"before": "2028-01-01T00:00:00Z"},
+        {"before": "2026-02-31T00:00:00Z"},
+        {"policy": " "},
+    ],
+    ids=["alarms", "charges", "as it is written", "later", "no date", "no policy"],
+)
+def test_a_removal_on_grounds_that_cannot_be_is_no_proof(path: Path, changes: dict[str, str]) -> None:
+    """By hand with the real key, around `compact`: a reader judges what the entry says of itself."""
+    assert 5 in expired.removed_by([by_hand([[5, 5]])], BY)
+    with pytest.raises(CheckFailed, match="RSD-5062"):
+        expired.removed_by([by_hand([[5, 5]], **changes)], BY)
+    with at(START), opened(path) as store:  # type: ignore[attr-defined]
+        leaf = expired.leaves_sha256([store.leaf_hashes()[5]])
+        by = store.append("compaction", by_hand([[5, 5]], leaves_sha256=leaf, **changes).body).index
+        store.checkpoint()
+    mark(path, 5, by)
+    with opened(path) as store, pytest.raises(CheckFailed, match="RSD-5062"):
+        store.fsck()
+    with pytest.raises(CheckFailed, match="RSD-5062"):
+        read_views(path)
+
+
+def test_a_removal_is_signed_for_in_the_same_commit(path: Path) -> None:
+    compacted(path)
+    with opened(path) as store:
+        assert store.signed_sizes(1) == (store.size,)
+        assert store.fsck() == store.size
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("DELETE FROM checkpoints WHERE size > 12")
+    connection.close()
+    with opened(path) as store, pytest.raises(CheckFailed, match="RSD-5062") as failed:
+        store.fsck()
+    assert "nobody signed it" in str(failed.value.found)
+
+
+def test_no_entry_is_removed_twice(path: Path) -> None:
+    with pytest.raises(CheckFailed, match="RSD-5062"):
+        expired.removed_by([by_hand([[1, 5]]), by_hand([[5, 7]])], BY)
+    with at(LATER), opened(path) as store, pytest.raises(CheckFailed, match="RSD-5062"):  # type: ignore[attr-defined]
+        store.compact([Compacted("transfer", "2027-01-01T00:00:00Z", ((1, 1),), "test", LAW_SET)] * 2)
+
+
+def test_ranges_are_not_spelled_out() -> None:
+    """A compaction entry of a few bytes may claim more than fits into any memory."""
+    found = expired.removed_by([by_hand([[3, 4], [9, 1 << 39]])], BY)
+    assert list(found.counts().values()) == [(1 << 39) - 6]
+    assert (8 in found, 9 in found, (1 << 39) in found, (1 << 39) + 1 in found) == (False, True, True, False)
+    assert [found.below(i) for i in (3, 4, 5, 9, 10, BY)] == [0, 1, 2, 2, 3, (1 << 39) - 6]
+
+
+@pytest.mark.parametrize("lost", [None, 5])
+def test_a_row_before_the_first_entry_is_damage(path: Path, lost: int | None) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("INSERT INTO entries VALUES (-1, x'00')")
+    connection.execute("DELETE FROM entries WHERE idx = ?", (lost,))
+    connection.close()
+    for look in (lambda: read_views(path), lambda: opened(path)):
+        with pytest.raises(CheckFailed, match="RSD-5035"):
+            look()

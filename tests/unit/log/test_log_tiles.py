@@ -6,12 +6,16 @@ import json
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from compliance import clock
+from compliance.clock import now, rfc3339
 from compliance.commands.log_tiles import tiles as tiles_command
 from compliance.commands.verify import verify
 from compliance.errors import CheckFailed, InputError, ResidencyError
@@ -122,8 +126,9 @@ def test_a_log_that_was_compacted_as_tiles(tmp_path: Path) -> None:
         store.append_many([Draft("count", {"rows": i + 1, "head": "ab" * 32}) for i in range(SIZE)])
         done = witness.cosign(store.checkpoint(), store.public_key, 0, ())
         store.add_cosignature(done.size, done.line, {"berta.example": peer.public_key()})
-        store.compact([Compacted("transfer", "2026-11-22T00:00:00Z", ((3, 5),), "a test", "0" * 64)])
-        store.checkpoint()
+        with patch.object(clock, "now", lambda: now() + timedelta(days=2)):
+            before = rfc3339(now() + timedelta(days=1))
+            store.compact([Compacted("transfer", before, ((3, 5),), "a test", "0" * 64)])
     (view,) = read_views(tmp_path)
     written = tiles.files_of(view, entries=True)
     assert [path for path in written if "entries" in path] == ["tile/entries/001.p/45"]

@@ -23,6 +23,7 @@ from compliance.log.witness_home import WitnessHome, known_logs
 from compliance.log.witness_protocol import SIZE_TYPE, Answer, WitnessPart, parse_request
 from compliance.log.witness_server import WitnessDoor
 from compliance.messages import CheckpointOffer, CosignedLine
+from compliance.trust.witnesses import witness_keys
 from server import outside_witnesses
 from server.outside_witnesses import Came, OutsideWitnesses, Shown, install, parse_address
 from server.witness_desk import WitnessDesk
@@ -191,13 +192,13 @@ def test_the_desk_keeps_the_lines_for_their_logs_and_tells_alarms(made: Small) -
         assert desk.ask_outside(asked) == []
         assert [x.witness for x in desk.lines_for("a")] == sorted([WITNESS, trust.witness_name(OPERATOR)])
         assert own.cosigned_sizes() == {WITNESS: 3}
-        # A site that saw more of the operator's log, and a witness that saw more of two logs.
-        name = trust.witness_name("b")
-        assert desk.try_take("b", CosignedLine(origin=own.origin, size=99, witness=name, line="x")) is not None
-        assert [(t.code, t.about) for t in alarms_of(own)] == [("RSD-5106", own.origin)]
+        # A witness that says it saw more of two logs.
         ahead = stack.enter_context(door(lambda _: Answer(409, "99\n", SIZE_TYPE)))
         assert [e.code for _, e in desk.ask_outside(outside(made, ahead))] == ["RSD-5103"] * 2
-        assert [(t.code, t.about) for t in alarms_of(own)] == [("RSD-5106", own.origin), ("RSD-5106", a.origin)]
+        by = f", by {parse_address(ahead)}"
+        told = [(t.code, t.about) for t in alarms_of(own)]
+        assert told == [("RSD-5106", a.origin + by), ("RSD-5106", own.origin + by)]
+        assert "unproved" in alarms_of(own)[0].found
         # A site that was restored.
         grow(a)
         proofs = {"3": tuple(h.hex() for h in a.consistency_proof(3, 4))}
@@ -205,6 +206,63 @@ def test_the_desk_keeps_the_lines_for_their_logs_and_tells_alarms(made: Small) -
         assert getattr(desk.try_show("a", offer), "code", "") == "RSD-5041"
         assert [t.code for t in alarms_of(own)] == ["RSD-5106", "RSD-5106", "RSD-5041"]
         assert {e.study for e in own.entries(kind="alarm")} == {"ab" * 32}
+
+
+def ahead(made: Small, site: str, folder: Path, *, forged: bool = False) -> CosignedLine:
+    """What `site` cosigned of a copy of the operator's log that went on to 9 entries; `forged`: without its key."""
+    with made.log(OPERATOR, "newer.db") as newer:
+        grow(newer, 9)
+        text = newer.checkpoint()
+    name, key = made.anchor.trust.witness_name(site), made.keys[site].private
+    line = cosign.cosign(note.parse(text).text, name, key, int(time.time()))
+    value = line.value[:8] + bytes(64) if forged else line.value
+    (folder / OPERATOR / "newer.db").unlink()
+    shown = note.Signature(name, line.key_id, value).line()
+    return CosignedLine(origin=newer.origin, size=9, witness=name, line=shown, note=text)
+
+
+def test_who_lies_about_the_operators_log_neither_raises_an_alarm_nor_silences_one(made: Small, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        own = stack.enter_context(made.log(OPERATOR))
+        path, key = made.home(OPERATOR) / "witness.db", made.keys[OPERATOR].private
+        store = stack.enter_context(WitnessStore(path, made.anchor.trust.witness_name(OPERATOR), key))
+        desk = WitnessDesk(made.anchor, own, store)
+        true, forged = ahead(made, "b", tmp_path), ahead(made, "a", tmp_path, forged=True)
+        lies = [forged, ahead(made, "a", tmp_path).model_copy(update={"size": 10**9})]
+        lies += [forged.model_copy(update={"note": text}) for text in ("", note.sign("x\n", own.origin, key))]
+        stranger = made.keys["a"].private
+        lies.append(forged.model_copy(update={"note": note.sign(note.parse(true.note).text, own.origin, stranger)}))
+        assert [e.code for e in (desk.try_take("a", lie) for lie in lies) if e] == [
+            "RSD-5002", "RSD-8220", "RSD-5001", "RSD-5004", "RSD-5002",
+        ]  # fmt: skip
+        assert alarms_of(own) == ()
+        for site in ("b", "c"):
+            assert desk.try_take(site, ahead(made, site, tmp_path)) is not None  # nowhere to keep it
+        assert [(t.code, t.about) for t in alarms_of(own)] == [
+            ("RSD-5106", f"{own.origin}, by {site}") for site in ("b", "c")
+        ]
+
+
+def test_both_keys_of_a_witness_count_while_they_overlap(made: Small) -> None:
+    old = WitnessHome(made.witness).signer()
+    made.write_trust(old, new_signer("witness", WITNESS, day(-1), day(600)))
+    with witness(made) as address, made.log("a") as a:
+        came = outside(made, address).ask([shown(a)])
+        (line,) = came.lines
+        keys = witness_keys(made.anchor.trust, "a", now())
+        assert len(keys[WITNESS]) == 2
+        a.add_cosignature(line.size, line.line, keys)
+        assert list(cosign.cosigners(note.parse(a.cosigned_checkpoints()[0]), keys)) == [WITNESS]
+    assert came.errors == []
+
+
+@pytest.mark.parametrize("text", ["[]", '{"x":[]}', '{"x":{"y":-1}}', '{"x":{"y":"1"}}'])
+def test_a_memory_of_another_form_is_an_error_that_names_the_file(made: Small, text: str) -> None:
+    file = made.home(OPERATOR) / "exchange" / "witnesses.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"RSD-5118 .*witnesses\.json"):
+        outside(made)
 
 
 def test_a_member_whose_log_stands_still_in_a_run_is_an_alarm_once(made: Small) -> None:
