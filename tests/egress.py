@@ -188,6 +188,11 @@ WAYS: Final[dict[Place, Way]] = {
             *("starlette.responses", "starlette.routing"),
         )
     },
+    ("compliance/desk/connections.py", "", "import asyncio"): TYPES,
+    ("compliance/desk/connections.py", "", "import uvicorn.protocols.http.auto"): TYPES,
+    ("compliance/desk/connections.py", "DoorProtocol.connection_made", "abort"): Way(
+        why="cuts a connection; says nothing"
+    ),
     **{("compliance/desk/guard.py", f"Guard.{f}", "send"): DESK for f in ("__call__", "__call__.sending", "_refuse")},
     ("compliance/desk/login.py", "", "import http.cookies"): TYPES,
     **{("compliance/desk/serve.py", "", f"import {n}"): TYPES for n in ("socket", "ssl", "uvicorn")},

@@ -7,8 +7,9 @@ salts; the clock is stopped at November 2026 and ticks a second per look, so tha
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -69,6 +70,7 @@ __all__ = [
     "build_world",
     "dishonest",
     "failed",
+    "give_back",
     "rebuilt",
     "released",
     "resealed",
@@ -82,7 +84,7 @@ __all__ = [
 @contextmanager
 def stopped_clock(start: datetime = START) -> Iterator[None]:
     """`compliance.clock.now` starts at `start` and ticks one second per look."""
-    ticks = [start]
+    ticks, real = [start], clock.now
 
     def now() -> datetime:
         ticks[0] += timedelta(seconds=1)
@@ -90,6 +92,14 @@ def stopped_clock(start: datetime = START) -> Iterator[None]:
 
     with patch.object(clock, "now", now):
         yield
+    give_back(now, real)
+
+
+def give_back(fake: Callable[[], datetime], real: Callable[[], datetime]) -> None:
+    """Modules that were first imported while the clock was another one have kept it: they get the real one."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get("now") is fake:
+            module.now = real  # type: ignore[attr-defined]
 
 
 @dataclass

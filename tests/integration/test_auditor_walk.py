@@ -6,8 +6,9 @@ import json
 import re
 import shlex
 import shutil
-import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from compliance.clock import rfc3339
 from compliance.identity import save_signer
 from compliance.release.bundle_folder import write_folder
 from residency import cli
-from tests.world import AT, ORDINARY, WITNESS, World, _members, stopped_clock
+from tests.world import AT, ORDINARY, WITNESS, World, _members, give_back, stopped_clock
 from tests.world_run import Run
 
 PAGE = Path(__file__).parents[2] / "docs" / "auditor.md"
@@ -39,12 +40,16 @@ def typed() -> list[list[str]]:
 
 
 @pytest.fixture(autouse=True)
-def day_of_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
+def day_of_the_world() -> Iterator[None]:
     """Commands judge as of the day after the run, whenever this test is run."""
     real = clock.now
-    for module in [m for name, m in sys.modules.items() if name.split(".")[0] == "compliance"]:
-        if getattr(module, "now", None) is real:
-            monkeypatch.setattr(module, "now", lambda: AT)
+
+    def now() -> datetime:
+        return AT
+
+    give_back(real, now)
+    yield
+    give_back(now, real)
 
 
 def _played(folder: Path) -> World:
