@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from compliance.desk.login import LOGIN, Login
-from compliance.errors import InputError, Refused, ResidencyError
+from compliance.errors import InputError, InternalBug, Refused, ResidencyError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -72,7 +72,7 @@ class Guard:
             frame = traceback.extract_tb(e.__traceback__)[-1]
             _LOG.error("RSD-7000: a bug: %s at %s:%s", type(e).__name__, frame.filename, frame.lineno)
             if not started:
-                bug = InputError("RSD-7000", "a bug in the desk ended this page", next="report it")
+                bug = InternalBug("RSD-7000", "a bug in the desk ended this page", next="report it")
                 await self._refuse(bug, 500, {}, send)
 
     def _refused(self, scope: Scope) -> tuple[ResidencyError, int, dict[bytes, bytes]] | None:

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from compliance.canonical import canonical, parse_canonical
 from compliance.clock import now, rfc3339
-from compliance.errors import CheckFailed, EnvironmentFault, InputError, ResidencyError
+from compliance.errors import CheckFailed, EnvironmentFault, InputError
 from compliance.files import refuse_existing, sync_folder
 from compliance.log import fsck, tree
 from compliance.log.database import Database
@@ -308,8 +308,6 @@ def _require(home: Path, kind: Kind, what: str) -> None:
 def _disk(path: Path) -> Iterator[None]:
     try:
         yield
-    except ResidencyError:
-        raise
     except (OSError, sqlite3.Error) as e:
         raise EnvironmentFault(
             "RSD-7001",

@@ -66,7 +66,7 @@ def test_an_expired_entry_is_proven_and_no_fault(tmp_path):
     desk = make([replace(place, logs=(replace(log, view=view), *place.logs[1:]))], marked_world().anchor)
     reader = Reader(app(desk, hosts=HOSTS))
     page = reader.get("/logs/1/entries/4").text
-    assert "Expired under class decision, leaf proven." in page
+    assert "Removed under class decision; its leaf hash stands." in page
     assert log.view.leaf_hashes[4].hex() in page
     assert "Expired under" not in reader.get("/logs/1/entries/5").text
     assert '<th scope="row">decision</th><td class="number">1</td>' in reader.get("/logs/1").text
