@@ -28,6 +28,7 @@ from compliance.roster import EntryRef
 from compliance.study import SHA256
 from compliance.training_spec import Frozen
 from compliance.validation import load_model
+from strategies.flat import flat_bytes
 from strategies.wire import Reply
 
 Vector = npt.NDArray[np.float32]
@@ -62,11 +63,12 @@ def contribute(site: Site, message: RoundRequest, array: Vector | None) -> Reply
 
 
 def _checked_base(case: Case, message: RoundRequest, base: Vector | None) -> Vector:
-    if base is None or sha256_hex(base.astype("<f4").tobytes()) != message.base_sha256:
+    found = "no array" if base is None else sha256_hex(flat_bytes(base))
+    if base is None or found != message.base_sha256:
         raise InputError(
             "RSD-1214",
             "the global model is not the one that the round announces",
-            found="no array" if base is None else sha256_hex(base.astype("<f4").tobytes())[:12],
+            found=found[:12],
             limit=message.base_sha256[:12],
             next="the operator starts the round again",
         )
@@ -183,7 +185,7 @@ def _attempt(site: Site, case: Case, message: RoundRequest, folder: Path, base: 
         with withdrawals.releasing(site.home.path):
             withdrawals.check_current(site.home, case)
             write_durably(folder / f"conformance-{attempt}.json", canonical(conformance))
-            write_durably(folder / f"update-{attempt}.f32", update.astype("<f4").tobytes(), private=True)
+            write_durably(folder / f"update-{attempt}.f32", flat_bytes(update), private=True)
     except Exception as e:
         error = e if isinstance(e, ResidencyError) else _unexpected(e)
         _fail(site, case, folder, {**error.as_json(), "round": message.round, "attempt": attempt})

@@ -38,6 +38,7 @@ from compliance.study import SHA256
 from compliance.study_event import EVALUATION_ROUND, also_done
 from compliance.training_spec import Frozen
 from compliance.validation import load_model
+from strategies.flat import flat_bytes
 from strategies.wire import Reply
 
 Vector = npt.NDArray[np.float32]
@@ -166,7 +167,7 @@ def _unexpected(error: Exception) -> RunFailed:
 
 
 def _checked_model(message: EvaluateRequest, array: Vector | None, size: int) -> Vector:
-    found = "no array" if array is None else sha256_hex(array.astype("<f4").tobytes())
+    found = "no array" if array is None else sha256_hex(flat_bytes(array))
     if array is None or found != message.model_sha256 or array.shape != (size,) or not np.isfinite(array).all():
         shape = "" if array is None else f", {array.size} values"
         raise InputError(

@@ -28,11 +28,12 @@ from client.fleet import Fleet, RunFacts, RunOver, fleet_tls
 from compliance.error_reply import encode_error
 from compliance.errors import InputError, PeerUnreachable, Refused, ResidencyError, RunFailed
 from compliance.files import read_bytes
-from strategies import flwr_private
+from strategies import flwr_private, heap
 
 _APP_REFUSED: Final = 7  # Flower's code for a bundle that a node does not accept
 _APP_RAISED: Final = 2  # Flower's code for an app that ended with an error
 _BACKOFF_S: Final = (0.5, 1.0, 2.0, 4.0)
+_REST_S: Final = 10.0  # after the last answer, until free memory goes back to the kernel
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def run_node(
     os.environ.update(flwr_private.QUIET_ENVIRONMENT)
     key = load_node_key(config.node_key)
     flwr_private.fleet(), flwr_private.messages()
+    heap.keep()
     failures = 0
     idle = threading.Event()
     threading.Thread(target=_hurry, args=(config, stop, idle), name="node-leaving", daemon=True).start()
@@ -148,17 +150,21 @@ def _serve(
     idle: threading.Event,
     report: Callable[[NodeState], None],
 ) -> None:
-    answered_at = -math.inf
+    answered_at, rested = -math.inf, True
     while not stop.is_set():
         received = fleet.receive()
         if received is not None:
             idle.clear()
             answer_message(config, app, fleet, *received)
             idle.set()
-            answered_at = time.monotonic()
+            answered_at, rested = time.monotonic(), False
             report(NodeState("answered", fleet.node_id))
             continue
-        stop.wait(pause_s(config, time.monotonic() - answered_at))
+        quiet_s = time.monotonic() - answered_at
+        if not rested and quiet_s >= _REST_S:
+            rested = True
+            heap.give_back()
+        stop.wait(pause_s(config, quiet_s))
 
 
 def pause_s(config: NodeConfig, quiet_s: float) -> float:

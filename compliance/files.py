@@ -22,7 +22,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, data: bytes, *, private: bool = False) -> None:
+def which_files(database: Path) -> tuple[tuple[int, int], ...]:
+    """Device and inode of a database of SQLite's that is open, and of its write-ahead file. Raises OSError."""
+    found = (database.stat(), database.with_name(f"{database.name}-wal").stat())
+    return tuple((file.st_dev, file.st_ino) for file in found)
+
+
+def require_same_files(database: Path, opened: tuple[tuple[int, int], ...]) -> None:
+    """Raises OSError if other files lie there than those that were `opened`: what went into those is lost."""
+    if which_files(database) != opened:
+        raise OSError("it was removed or replaced while it was open; what is written now, nobody finds")
+
+
+def write_durably(path: Path, data: bytes | memoryview, *, private: bool = False) -> None:
     """Write `data` so that after a crash `path` holds the old or the new bytes, never a part; fsynced with its folder.
 
     `private` makes the file readable by its owner only. Raises EnvironmentFault RSD-7001 (no space, no right).

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from compliance.errors import EnvironmentFault
 from server.grid import FastGrid
 from server.lifeline import SERVER_PID, end_with
-from strategies import flwr_private
+from strategies import flwr_private, heap
 
 app = ServerApp()
 
@@ -26,6 +26,7 @@ def main(grid: Grid, context: Context) -> None:
     if server := os.environ.get(SERVER_PID):
         end_with(int(server))
     flwr_private.hasten_pulls()
+    heap.keep()
     coordinator = importlib.import_module("server.coordinator")
     coordinator.run(FastGrid(grid), server_home(), str(context.run_config["study"]))
 

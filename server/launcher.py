@@ -17,6 +17,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,13 +42,14 @@ from server.members import Members
 from server.nodes import reconcile
 from server.superexec import SuperExec, superexec_command, superexec_environment
 from server.superlink import flower_app
-from strategies import flwr_private
+from strategies import flwr_private, heap
 
 if TYPE_CHECKING:
     import ssl
 
 _LOOPBACK: Final = "127.0.0.1"
 _WATCH_S: Final = 0.5
+_REST_S: Final = 60.0  # between two times that free memory goes back to the kernel
 _MOST_FILES: Final = 65_536  # open at a time; a stranger's connection holds one until its handshake fails
 
 
@@ -95,6 +97,7 @@ def serve(config: ServerConfig) -> None:
     cannot be logged), InputError RSD-6215 (a file of the home is missing) and what `check_operator_law` raises.
     """
     files = prepare(config)
+    heap.keep()
     with contextlib.ExitStack() as stack:
         public = stack.enter_context(listen(config.host, config.public_port, "the public door"))
         private = stack.enter_context(listen(_LOOPBACK, config.private_port, "the private door"))
@@ -263,7 +266,11 @@ async def _watch(
 
     Ends with an error when a task ended by itself or calls cannot be logged any more.
     """
+    rest = time.monotonic() + _REST_S
     while not stop.is_set() and not any(task.done() for task in tasks):
+        if time.monotonic() >= rest:
+            await asyncio.to_thread(heap.give_back)
+            rest = time.monotonic() + _REST_S
         if await asyncio.to_thread(parts.child.keep_running):
             _say("flower-superexec had ended and was started again")
         if parts.calls.trouble is not None:

@@ -48,6 +48,7 @@ class Rounds:
         """Raises InputError or CheckFailed RSD-8306 for a folder that is not as the run left it."""
         self._run = run
         self._d = run.folder.model_size()
+        self._total = Accumulator({s.name: s.weight for s in run.study.sites}, self._d)
         self._rule = server_rule(run.study.aggregation, self._d)
         last = run.state.last_closed
         found = run.folder.roster(last) if last else None
@@ -137,14 +138,14 @@ class Rounds:
 
         A site that goes away is sent the request again when it is back, until the round's deadline.
         """
-        r = self._run
-        total = Accumulator({s.name: s.weight for s in r.study.sites}, self._d)
+        r, total = self._run, self._total
+        total.clear()
         rows: dict[str, RosterRow] = {}
         limit_s = float(r.study.round_deadline_s)
         for site, answer in r.answers(requests, limit_s, dict.fromkeys(requests, limit_s)):
             rows[site] = self._row(site, answer, total)
             r.folder.event("arrived", site=site, round=r.state.round, outcome=rows[site].outcome)
-        flat = self._rule.apply(self._flat, total.mean().delta).astype("<f4") if total.sites else self._flat
+        flat = self._rule.apply(self._flat, total.mean().delta) if total.sites else self._flat
         return tuple(rows.get(s.name) or self._missing(s.name, s.jurisdiction) for s in r.study.sites), flat
 
     def _row(self, site: str, answer: Reply | ResidencyError, total: Accumulator) -> RosterRow:

@@ -32,6 +32,7 @@ from compliance.roster import Roster
 from compliance.study import Study
 from compliance.validation import load_model
 from server.run_state import Cancel, State
+from strategies.flat import flat_bytes
 
 Vector = npt.NDArray[np.float32]
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -142,7 +143,7 @@ class RunFolder:
 
     def write_snapshot(self, round_: int, flat: Vector) -> None:
         """The global model after `round_` (0: before the first)."""
-        write_durably(self._snapshot(round_), flat.astype("<f4").tobytes())
+        write_durably(self._snapshot(round_), flat_bytes(flat))
 
     def snapshot(self, round_: int, digest: str) -> Vector:
         """The global model after `round_`, which has this digest. Raises CheckFailed RSD-8306."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compliance.errors import InputError
-from strategies.fedavg import State, check_pair, finite, require_keys
+from strategies.fedavg import State, blocks, check_pair, finite, require_keys
 from strategies.flat import Flat
 
 _KEYS = {"momentum", "second_moment"}
@@ -57,11 +57,14 @@ class FedAdam:
         self._fits("mean_delta", mean_delta.shape)
         r = self._rates
         beta1, beta2 = r.beta1_micro / 1e6, r.beta2_micro / 1e6
-        delta = mean_delta.astype(np.float64)
-        momentum = beta1 * self._momentum + (1 - beta1) * delta
-        second = beta2 * self._second + (1 - beta2) * (delta * delta)
-        step = (r.rate_micro / 1e6) * momentum / (np.sqrt(second) + r.tau_micro / 1e6)
-        moved = finite(global_flat.astype(np.float64) + step)
+        momentum, second = np.empty_like(self._momentum), np.empty_like(self._second)
+        moved = np.empty_like(global_flat)
+        for part in blocks(moved.size):
+            delta = mean_delta[part].astype(np.float64)
+            momentum[part] = beta1 * self._momentum[part] + (1 - beta1) * delta
+            second[part] = beta2 * self._second[part] + (1 - beta2) * (delta * delta)
+            step = (r.rate_micro / 1e6) * momentum[part] / (np.sqrt(second[part]) + r.tau_micro / 1e6)
+            moved[part] = finite(global_flat[part].astype(np.float64) + step)
         self._momentum, self._second = momentum, second
         return moved
 

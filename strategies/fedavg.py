@@ -8,7 +8,7 @@ above), and to within 2^-61 below. Integer sums commute; only the mean is rounde
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,7 +46,10 @@ class FedAvg:
     def apply(self, global_flat: Flat, mean_delta: Flat) -> Flat:
         """See `ServerRule`. Refused RSD-8422 for arrays that do not fit or are not finite."""
         check_pair(global_flat, mean_delta)
-        return finite(global_flat.astype(np.float64) + mean_delta)
+        flat = np.empty_like(global_flat)
+        for part in blocks(flat.size):
+            flat[part] = finite(global_flat[part].astype(np.float64) + mean_delta[part])
+        return flat
 
     def state(self) -> State:
         """Nothing to keep."""
@@ -69,6 +72,8 @@ class Mean:
 class Accumulator:
     """Sums updates as they arrive, 16 bytes a parameter however many sites; the mean is the same in every order.
 
+    One serves many rounds: `clear` begins the next in the same memory.
+
     `weights` maps every site that may contribute to its public weight, a positive integer (never the site's real
     record count); at most 2^20 in all. Raises InputError RSD-8420 otherwise.
     """
@@ -85,6 +90,12 @@ class Accumulator:
         self._hi = np.zeros(d, np.int64)
         self._lo = np.zeros(d, np.int64)
         self._sites: set[str] = set()
+
+    def clear(self) -> None:
+        """Forget what was added."""
+        self._hi.fill(0)
+        self._lo.fill(0)
+        self._sites.clear()
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -118,12 +129,16 @@ class Accumulator:
                 next=f"record {site} as failed in the roster and tell its engineer",
             )
         weight = self._weights[site]
-        for at in range(0, flat.size, _BLOCK):
-            wide = flat[at : at + _BLOCK].astype(np.float64)
-            hi = np.rint(wide * _HI)
-            wide -= hi / _HI  # exact: both are multiples of x's last bit
-            self._hi[at : at + _BLOCK] += hi.astype(np.int64) * weight
-            self._lo[at : at + _BLOCK] += np.rint(wide * _LO).astype(np.int64) * weight
+        for part in blocks(flat.size):
+            rest = flat[part].astype(np.float64)
+            digits = rest * _HI
+            np.rint(digits, out=digits)
+            self._hi[part] += digits.astype(np.int64) * weight
+            digits /= _HI
+            rest -= digits  # exact: both are multiples of x's last bit
+            rest *= _LO
+            np.rint(rest, out=rest)
+            self._lo[part] += rest.astype(np.int64) * weight
         self._sites.add(site)
 
     def mean(self) -> Mean:
@@ -135,10 +150,14 @@ class Accumulator:
             raise Refused("RSD-8423", "no site contributed to this round", found=0, limit=1, next="run the round again")
         weight = sum(self._weights[s] for s in self._sites)
         delta = np.empty(self._hi.size, FLOAT32)
-        for at in range(0, delta.size, _BLOCK):
-            part = slice(at, at + _BLOCK)
+        for part in blocks(delta.size):
             delta[part] = (self._hi[part] / _HI + self._lo[part] / _LO) / weight
         return Mean(delta, self.sites, weight)
+
+
+def blocks(size: int) -> Iterator[slice]:
+    """The parts of an array of `size` values, in order, each small enough for the cache."""
+    return (slice(at, min(at + _BLOCK, size)) for at in range(0, size, _BLOCK))
 
 
 def check_pair(global_flat: Flat, mean_delta: Flat) -> None:

@@ -18,6 +18,11 @@ Flat = npt.NDArray[np.float32]
 """One-dimensional, little-endian float32, C-contiguous."""
 
 
+def flat_bytes(array: npt.NDArray[np.floating]) -> memoryview:
+    """The bytes of `array` as little-endian float32 in C order; not a copy if it lies in memory like that."""
+    return np.ascontiguousarray(array, dtype=FLOAT32).data
+
+
 @dataclass(frozen=True)
 class Layout:
     """Names and shapes of the trained parameters, in the order in which they lie in the flat array.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from compliance.errors import InputError
-from strategies.flat import Layout
+from strategies.flat import Layout, flat_bytes
 
 LAYOUT = Layout((("head.weight", (2, 3)), ("head.bias", (2,)), ("scale", ())))
 
@@ -46,3 +46,15 @@ def test_arrays_that_do_not_fit() -> None:
     for parts in ({}, {**good, "more": good["scale"]}, {**good, "scale": np.zeros(1, "<f4")}):
         with pytest.raises(InputError, match="RSD-8402"):
             LAYOUT.join(parts)
+
+
+def test_flat_bytes_are_little_endian_float32_whatever_the_array() -> None:
+    plain = np.arange(6, dtype="<f4")
+    expected = plain.tobytes()
+    assert bytes(flat_bytes(plain)) == expected
+    for other in (plain.astype(">f4"), plain.astype(np.float64), np.repeat(plain, 2)[::2]):
+        assert bytes(flat_bytes(other)) == expected
+    assert bytes(flat_bytes(np.empty(0, "<f4"))) == b""
+    shared = flat_bytes(plain)
+    plain[0] = 7
+    assert bytes(shared) == plain.tobytes()  # not a copy

@@ -138,6 +138,36 @@ def test_an_empty_round_has_no_mean() -> None:
         Accumulator({"a": 1}, D).mean()
 
 
+def test_a_cleared_sum_is_a_new_one() -> None:
+    weights = {"a": 3, "b": 1}
+    used, fresh = Accumulator(weights, D), Accumulator(weights, D)
+    for site, delta in zip("ab", deltas(2), strict=True):
+        used.add(site, delta)
+    used.clear()
+    assert used.sites == ()
+    later = deltas(3)[2]
+    for acc in (used, fresh):
+        acc.add("b", later)
+    assert used.mean().delta.tobytes() == fresh.mean().delta.tobytes()
+
+
+def test_rules_and_sums_over_many_blocks_are_those_of_whole_arrays() -> None:
+    d = 2 * (1 << 15) + 17
+    rng = np.random.default_rng(5)
+    model, delta = (rng.standard_normal(d).astype("<f4") for _ in range(2))
+    acc = Accumulator({"a": 1}, d)
+    acc.add("a", delta)
+    np.testing.assert_array_equal(acc.mean().delta, delta)
+    np.testing.assert_array_equal(FedAvg().apply(model, delta), (model.astype(float) + delta).astype("<f4"))
+    wide, rates = delta.astype(float), AdamRates(rate_micro=10_000)
+    momentum, second = 0.1 * wide, 0.99 * 1e-6 + 0.01 * (wide * wide)
+    moved = model.astype(float) + 0.01 * momentum / (np.sqrt(second) + 1e-3)
+    np.testing.assert_allclose(FedAdam(rates, d).apply(model, delta), moved, rtol=1e-6)
+    model[-1], delta[-1] = 3e38, 3e38
+    with pytest.raises(Refused, match="RSD-8422"):
+        FedAvg().apply(model, delta)
+
+
 @pytest.mark.parametrize("weights", [{}, {"a": 0}, {"a": -1, "b": 5}, {"a": 2**20, "b": 1}])
 def test_weights_out_of_range(weights: dict[str, int]) -> None:
     with pytest.raises(InputError, match="RSD-8420"):
