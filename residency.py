@@ -76,6 +76,8 @@ _PARTS = {
     "dry_run": "client.dry_run:dry_run",
     "clear_agent": "client.handing_out:clear",
     "clear_operator": "server.handing_out:clear",
+    "show_agent": "client.handing_out:show",
+    "show_operator": "server.handing_out:show",
 }
 _SETTINGS = {"help_option_names": ["-h", "--help"], "obj": _PARTS}
 

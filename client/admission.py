@@ -44,8 +44,9 @@ from compliance.software import VERSION
 from compliance.study import SiteTerms, Study, open_study
 from compliance.study_desk import check_members
 from compliance.study_event import study_event
-from compliance.study_transfer import COUNTED, party, transfer_of
+from compliance.study_transfer import COUNTED, party, transfer_of, witness_party
 from compliance.trust.root import Anchor
+from compliance.trust.witnesses import outside_keys
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ class Case:
     def peers(self) -> tuple[Party, ...]:
         """The other sites of the study: the global model would reach them."""
         return tuple(party(s) for s in self.study.sites if s.name != self.terms.name)
+
+    def witnesses(self) -> tuple[Party, ...]:
+        """The outside witnesses of the trust file: the operator's server would show them this site's checkpoints."""
+        trust, own = self.anchor.trust, {self.terms.name, self.study.operator.name}
+        return tuple(witness_party(self.study, trust, n) for n in sorted(outside_keys(trust, now())) if n not in own)
 
 
 def open_case(home: AgentHome, study_bytes: bytes, what: str) -> Case:

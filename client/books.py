@@ -12,10 +12,32 @@ from compliance.log.checkpoint import open_signed
 from compliance.log.store import LogStore
 from compliance.log.witness import WitnessStore
 from compliance.messages import CheckpointOffer
+from compliance.privacy.ledger_records import LogHead
 from compliance.roster import EntryRef
 from compliance.trust.root import Anchor
 
 _KEPT_OFFERS = 64
+
+
+def log_head(log: LogStore) -> LogHead:
+    """The log as it is now, for the ledger to keep."""
+    size = log.size
+    return LogHead(log.origin, size, log.root(size).hex())
+
+
+def check_log_not_older(log: LogStore, seen: LogHead | None) -> None:
+    """The log continues what the ledger's newest charge found. Raises Refused RSD-1225 for a log that was put back."""
+    if seen is None or seen.origin != log.origin:  # another consortium's log beside the ledger of the same data
+        return
+    if log.size < seen.size or log.root(seen.size).hex() != seen.root:
+        raise Refused(
+            "RSD-1225",
+            "the log is older than the ledger beside it, or another one",
+            rule="what was spent stays spent, and stays on record",
+            found=f"{log.size} entries",
+            limit=f"a continuation of the {seen.size} entries that the newest charge found",
+            next="restore the newest log; the ledger holds what was spent",
+        )
 
 
 class Books:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from client.admission import Case
+from client.books import log_head
 from client.budget import record_charge
 from client.data import withdrawals
 from client.site import Site
@@ -176,9 +177,9 @@ def _attempt(site: Site, case: Case, message: RoundRequest, folder: Path, base: 
         )
     write_durably(_open_file(folder, attempt), b"")  # before the next: an attempt without it has failed
     write_durably(_base_file(folder, attempt), message.base_sha256.encode("ascii"))
-    unlogged = site.log.size
-    paid = site.ledger.charge(case.dataset.source, case.digest, message.round, attempt, case.event(1))
-    _record_charge(site, paid, folder, unlogged)
+    found = log_head(site.log)
+    paid = site.ledger.charge(case.dataset.source, case.digest, message.round, attempt, case.event(1), found)
+    _record_charge(site, paid, folder, found.size)
     try:
         cache = withdrawals.fresh_cache(site.home, case)
         update, conformance = site.workbench.train(case, cache, message.round, attempt, base)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from client.admission import file_digest
+from client.books import check_log_not_older
 from client.doctor import Doctor
 from client.home import DatasetRecord, ModelRecord, Registry, packs
 from client.training.model_folder import model_digest
@@ -27,6 +28,7 @@ from compliance.log.alarms import alarms_of
 from compliance.log.read_only import look, look_at_log
 from compliance.log.store import LogStore
 from compliance.privacy.ledger import Ledger
+from compliance.privacy.ledger_records import LogHead
 from compliance.software import VERSION
 from compliance.study import Study, open_study
 from compliance.trust.witnesses import owners, witness_keys
@@ -170,7 +172,10 @@ class Stores:
         spent = self._spent.need() if (self._d.path / "log.db").exists() else Spent((), 0)
         if not path.exists():
             return doctor.absent("ledger", [f"{spent.entries} entries of the log about it"] * bool(spent.entries))
-        return look(path, lambda connection: _ledger_check(Ledger(connection, path), spent.charges))
+        found, seen = look(path, lambda connection: _ledger_check(Ledger(connection, path), spent.charges))
+        if (self._d.path / "log.db").exists():
+            self._look(lambda log: check_log_not_older(log, seen))
+        return found
 
 
 # --- decisions ------------------------------------------------------------------------------------------------------
@@ -188,8 +193,11 @@ def _closed_studies(log: LogStore) -> frozenset[str]:
     return frozenset(study for study, kind in last.items() if kind == "close")
 
 
-def _ledger_check(ledger: Ledger, charged: Sequence[Charged]) -> Check:
-    """Every chain is whole, and holds each charge of the log at its place (what `agent start` asks too)."""
+def _ledger_check(ledger: Ledger, charged: Sequence[Charged]) -> tuple[Check, LogHead | None]:
+    """Every chain is whole, and holds each charge of the log at its place (what `agent start` asks too).
+
+    And the log as the newest charge found it.
+    """
     sources = ledger.sources()
     heads = {source: ledger.head(source) for source in sources}
     lost = [f"{source} number {seq}" for source, seq, head in charged if not ledger.holds(source, seq, head)]
@@ -199,7 +207,8 @@ def _ledger_check(ledger: Ledger, charged: Sequence[Charged]) -> Check:
             found=f"{len(lost)} missing, the first: {lost[0]}", limit=f"{len(charged)} charges in the log",
             next=doctor.STOP,
         )  # fmt: skip
-    return Check("ledger", "ok", f"{len(heads)} data sources, {len(charged)} charges of the log are there")
+    found = f"{len(heads)} data sources, {len(charged)} charges of the log are there"
+    return Check("ledger", "ok", found), ledger.log_seen()
 
 
 def unchanged(name: str, registered: str, found: str) -> Check:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from client.admission import Case
+from client.books import log_head
 from client.budget import record_charge
 from client.contribution import onward_of
 from client.data import withdrawals
@@ -141,9 +142,9 @@ def _draw(
     ready = site.workbench.prepare(case, cache)  # before the charge: what cannot be loaded costs nothing
     model = _checked_model(message, array, sum(prod(e.shape) for e in ready.layout))
     write_durably(_model_file(folder), message.model_sha256.encode("ascii"))
-    unlogged, (event,) = site.log.size, also_done(case.study)
-    paid = site.ledger.charge(case.dataset.source, case.digest, EVALUATION_ROUND, _ATTEMPT, event)
-    _log_charge(site, paid, folder, unlogged)
+    found, (event,) = log_head(site.log), also_done(case.study)
+    paid = site.ledger.charge(case.dataset.source, case.digest, EVALUATION_ROUND, _ATTEMPT, event, found)
+    _log_charge(site, paid, folder, found.size)
     try:
         cells, conformance = site.workbench.evaluate(case, cache, model)
         with withdrawals.releasing(site.home.path):

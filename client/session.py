@@ -37,6 +37,7 @@ from compliance.messages import (
 )
 from compliance.roster import EntryRef
 from compliance.software import BUNDLE_SHA256
+from compliance.study_transfer import SHOWN
 from strategies.wire import Reply, Request, Vector
 
 Message = JoinRequest | RoundRequest | EvaluateRequest | WitnessRequest | CloseRequest
@@ -172,27 +173,33 @@ def decide_all(site: Site, case: Case) -> tuple[PeerDecision, ...]:
 
     Raises Refused RSD-3100 when the operator may not have the update or the metadata. A denied peer does not stop the
     study: the site's updates then go only into rounds whose recipients leave that peer out, and the release is not
-    cleared for it.
+    cleared for it. Nor does a denied outside witness: the operator may show checkpoints to the others only.
     """
-    out = []
+    out, shown = [], list(case.peers())
     operator = case.operator()
+    for witness in case.witnesses():
+        decision, entry = site.decide(case, SHOWN, witness)
+        out.append(peer_decision(decision, entry))
+        shown += [witness] if decision.allow and witness not in shown else []
     for artifact in ("dp_update", *STANDING):
-        decision, entry = site.decide(case, artifact, operator)
+        decision, entry = site.decide(case, artifact, operator, tuple(shown) if artifact == SHOWN else ())
         if not decision.allow:
             raise denied(decision)
-        out.append(peer_decision(operator.name, artifact, decision, entry))
+        out.append(peer_decision(decision, entry))
     for peer in case.peers():
         for artifact in DERIVED:
             decision, entry = site.decide(case, artifact, peer)
-            out.append(peer_decision(peer.name, artifact, decision, entry))
+            out.append(peer_decision(decision, entry))
     return tuple(out)
 
 
-def peer_decision(peer: str, artifact: str, decision: Decision, entry: EntryRef) -> PeerDecision:
+def peer_decision(decision: Decision, entry: EntryRef) -> PeerDecision:
     """What the server learns of a decision: enough to leave a denied peer out and to cite the entry."""
+    told = decision.transfer
     return PeerDecision(
-        peer=peer, artifact=artifact, allow=decision.allow, rule=decision.rule, plain=decision.plain, entry=entry
-    )
+        recipient=told.recipient, artifact=told.artifact, allow=decision.allow, rule=decision.rule,
+        plain=decision.plain, entry=entry,
+    )  # fmt: skip
 
 
 def close(site: Site, message: CloseRequest) -> Reply:

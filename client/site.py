@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from client.admission import Case, check_answers, open_case
-from client.books import Books
+from client.books import Books, check_log_not_older
 from client.denial import denied
 from client.home import AgentHome, packs
 from client.subjects import finish_withdrawals
@@ -88,7 +88,11 @@ class Site(Books):
         return entry
 
     def check_ledger(self) -> None:
-        """Every charge in the log stands in the ledger, at its place. Raises Refused RSD-1225 for a restored ledger."""
+        """Every charge in the log stands in the ledger, at its place, and the log is not older than the ledger.
+
+        Raises Refused RSD-1225 if one of the two was restored.
+        """
+        check_log_not_older(self.log, self.ledger.log_seen())
         for entry in self.log.entries(0, kind="charge"):
             source, seq, head = (entry.body[k] for k in ("source", "seq", "head"))
             if not self.ledger.holds(str(source), int(seq), str(head)):

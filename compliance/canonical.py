@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Any, Final
 
 import rfc8785
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from compliance.errors import InputError
 
@@ -20,7 +20,6 @@ MOST_NESTED: Final = 64  # lists and objects inside each other; what Residency s
 _TEXT: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: linear whatever the input
 _BRACKETS: Final = re.compile(rb"[\[\]{}]")
 _MOST_INTEGER: Final = 2**53 - 1  # RFC 7493 section 2.2
-_UNUSUAL_NUMBER: Final = re.compile(rb"(?:[:,\[]|\A)-?[0-9]+(?:[.eE]|(?<=[0-9]{16}))")  # also looks like one in a text
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
@@ -29,10 +28,11 @@ def canonical(value: Json) -> bytes:
 
     Floats are refused although RFC 8785 allows them: signed objects hold integers only (milli-eps, micro-clip).
     """
-    if _common(value):
+    common, in_order = _common(value)
+    if common:
         try:
-            return _ENCODER.encode(value).encode("utf-8")
-        except UnicodeEncodeError:  # half of a surrogate pair: refused below, by its name
+            return to_json(value) if in_order else _ENCODER.encode(value).encode("utf-8")
+        except ValueError:  # half of a surrogate pair: refused below, by its name
             pass
     _refuse_floats(value, "$")
     try:
@@ -41,24 +41,41 @@ def canonical(value: Json) -> bytes:
         raise InputError("RSD-2001", f"this value has no canonical JSON form: {e}", rule="RFC 8785") from e
 
 
-def _common(value: Json) -> bool:
-    """Whether the standard encoder writes `value` as RFC 8785 does: it escapes alike, and sorts ASCII keys alike."""
-    left = [value]
-    while left:
-        one = left.pop()
+def _common(value: Json) -> tuple[bool, bool]:
+    """Whether the standard encoders write `value` as RFC 8785 does: they escape alike, and sort ASCII keys alike.
+
+    And whether its keys are in order as they are: then a writer need not sort.
+    """
+    left, in_order = [value], True
+    for one in left:  # it grows on the way
         kind = type(one)
-        if kind is dict:
-            if not all(type(key) is str and key.isascii() for key in one):
-                return False
-            left.extend(one.values())
-        elif kind is list or kind is tuple:
-            left.extend(one)
-        elif kind is int:
+        if kind is int:
             if not -_MOST_INTEGER <= one <= _MOST_INTEGER:
-                return False
+                return False, False
+        elif kind is dict:
+            keys = list(one)
+            try:
+                if not "".join(keys).isascii():
+                    return False, False
+            except TypeError:  # a key that is no text
+                return False, False
+            in_order = in_order and keys == sorted(keys)
+            left += [inner for inner in one.values() if type(inner) is not str]
+        elif kind is list or kind is tuple:
+            left += one
         elif kind is not str and kind is not bool and one is not None:
-            return False
-    return True
+            return False, False
+    return True, in_order
+
+
+def is_in_order(value: Json) -> bool:
+    """Whether `rewritten` gives the canonical form of `value`. False too for what is unusual, and would need a sort."""
+    return _common(value) == (True, True)
+
+
+def rewritten(value: Json) -> bytes:
+    """`canonical` of what was read from canonical JSON: its keys are in order, and it is not looked at again."""
+    return to_json(value)
 
 
 def _refuse_floats(value: Json, where: str) -> None:
@@ -74,6 +91,9 @@ def _refuse_floats(value: Json, where: str) -> None:
 
 def parse_canonical(data: bytes, what: str) -> Json:
     """Parse `data` and require that it is byte for byte its own canonical form. Raises InputError RSD-2002."""
+    found = _usual(data)
+    if found:
+        return found[0]
     value = parse_json(data, what)
     if canonical(value) != data:
         raise InputError(
@@ -88,18 +108,24 @@ def parse_canonical(data: bytes, what: str) -> Json:
 
 
 def is_canonical(data: bytes) -> bool:
-    """Whether `parse_canonical` would take `data`; faster, where it is as usual."""
-    usual = data.isascii() and data.count(b"[") + data.count(b"{") <= MOST_NESTED
-    if usual and not _UNUSUAL_NUMBER.search(data):
-        try:  # a key that occurs twice is written once, and so found out
-            return _ENCODER.encode(from_json(data, allow_inf_nan=False)).encode("ascii", "replace") == data
-        except ValueError:
-            return False
+    """Whether `parse_canonical` would take `data`."""
     try:
         parse_canonical(data, "JSON")
     except InputError:
         return False
     return True
+
+
+def _usual(data: bytes) -> tuple[Json] | None:
+    """The value of canonical bytes of the common kind, in a tuple; None for whatever needs a closer look."""
+    if data.count(b"[") + data.count(b"{") > MOST_NESTED:
+        return None
+    try:  # a key that occurs twice is written once, and so found out
+        value = from_json(data, allow_inf_nan=False)
+        same = rewritten(value) == data
+    except ValueError:
+        return None
+    return (value,) if same and is_in_order(value) else None
 
 
 def parse_json(data: bytes, what: str) -> Json:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
 from compliance.errors import InputError
+from compliance.law.model import Party
 from compliance.roster import EntryRef
 from compliance.study import SHA256
 from compliance.training_spec import Frozen
@@ -68,9 +69,9 @@ class JoinRequest(Frozen):
 
 
 class PeerDecision(Frozen):
-    """A logged decision: may what derives from this site's records reach `peer`?"""
+    """A logged decision: may `artifact` of this site, or what is made of it, reach `recipient`, as it was then?"""
 
-    peer: str
+    recipient: Party
     artifact: str
     allow: bool
     rule: str

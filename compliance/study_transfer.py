@@ -12,9 +12,13 @@ from compliance.law.counters import bucket, due_counts
 from compliance.law.model import Count, Document, Guarantees, Party, Transfer
 from compliance.law.vocabulary import Artifact
 from compliance.study import Operator, SiteTerms, Study
+from compliance.trust.root import Trust
+from compliance.trust.witnesses import outside_party
 
 # What carries something of persons' data: counted, person by person, before it leaves.
 COUNTED: Final[frozenset[Artifact]] = frozenset({"dp_update", "masked_update", "metric", "aggregate", "released_model"})
+# What an outside witness is shown: the study says nothing of it, the trust file does.
+SHOWN: Final[Artifact] = "log_checkpoint"
 # What derives from the records of a whole quorum.
 OF_A_QUORUM: Final[frozenset[Artifact]] = frozenset({"aggregate", "released_model"})
 
@@ -32,6 +36,11 @@ def party(member: Operator | SiteTerms) -> Party:
 def parties(study: Study) -> dict[str, Party]:
     """All members of the study by name, the operator first."""
     return {m.name: party(m) for m in study.members}
+
+
+def witness_party(study: Study, trust: Trust, holder: str) -> Party:
+    """The holder of a witness's key as the decision engine reads it: a member of the study, or who it is outside."""
+    return parties(study).get(holder) or outside_party(trust, holder)
 
 
 def documents_of(study: Study) -> tuple[Document, ...]:
@@ -106,14 +115,15 @@ def differences(
 ) -> list[tuple[str, object, object]]:
     """(field, found, limit) for each field of a transfer that is not what the study makes of it.
 
-    Artifact, recipient, later recipients and time are the transfer's own; each party must be the study's. Each count
-    that is due is there, the edge of a bucket, of no fewer persons than the study says: those of the exporter, or of
-    the sites `behind` the operator's model.
+    Artifact, recipient, later recipients and time are the transfer's own; each party must be the study's, but for the
+    outside witness that a checkpoint is shown to. Each count that is due is there, the edge of a bucket, of no fewer
+    persons than the study says: those of the exporter, or of the sites `behind` the operator's model.
     """
     known = parties(study)
     if told.exporter.name not in known:
         return [("exporter", told.exporter.name, sorted(known))]
     strangers = [p.name for p in (told.recipient, *told.onward) if known.get(p.name) != p]
+    strangers = [name for name in strangers if name in known or told.artifact != SHOWN]
     if strangers:
         return [("parties", strangers, "members as the study describes them")]
     wrong = _wrong_counts(study, told, behind)

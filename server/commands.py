@@ -36,7 +36,7 @@ def server() -> None:
 @click.option("--host", default="0.0.0.0", show_default=True, help="Address of the public doors.")  # noqa: S104
 @click.option("--private-port", type=int, default=0, show_default=True, help="Loopback port; 0 takes a free one.")
 @click.option("--law", type=click.Path(path_type=Path), help="Install the law set that the operator adopted first.")
-@click.option("--witness", "witnesses", multiple=True, help="HOST:PORT of an outside witness; may be repeated.")
+@click.option("--witness", "witnesses", multiple=True, metavar="NAME=HOST:PORT", help="An outside witness.")
 @click.option("--witness-ca", type=click.Path(path_type=Path), help="CA of the witnesses' doors (PEM).")
 @click.option("--json", "as_json", is_flag=True, help="Errors as one JSON object.")
 def start(
@@ -51,7 +51,7 @@ def start(
     """Run the server until SIGTERM. Prints one JSON line when its doors listen. Without a trust file it only enrols.
 
     Without a law set in the home, now or from an earlier start, the operator applies every built-in law pack. The
-    outside witnesses are those of this start; their names and keys stand in the trust file.
+    outside witnesses are those of this start, by their names in the trust file; each is decided on before it is asked.
 
     \b
     Example: residency server start --home ./server
@@ -99,12 +99,13 @@ def _serve(
 @HOME
 @command("residency.server.status/1")
 def status(home: Path) -> Result:
-    """Whether the server runs, which sites are connected, and the alarms of its log.
+    """Whether the server runs, which sites are connected, which outside witnesses may be asked, alarms of its log.
 
     \b
     Example: residency server status --home ./server
     """
     from server.desk import connected_sites, open_control  # noqa: PLC0415 - loads Flower
+    from server.witness_gate import judged  # noqa: PLC0415 - loads the law engine
 
     place = OperatorHome(home)
     with open_control(home) as control:
@@ -113,9 +114,16 @@ def status(home: Path) -> Result:
         raise InputError("RSD-8210", "no site stands in the trust file", next="residency consortium admit")
     suspended = sorted(path.stem for path in place.suspended.glob("*.json"))
     alarms = _alarms(place)
+    witnesses, trouble = [], None
+    try:
+        witnesses = judged(place)
+    except ResidencyError as e:  # the rest is told all the same
+        trouble = e
     rows = [[n, "suspended" if n in suspended else "online" if up else "away"] for n, up in sorted(sites.items())]
     fields = {"sites": sites, "suspended": suspended, "alarms": [a.as_json() for a in alarms]}
-    return Result(fields, [*table(["site", "connection"], rows), *(a.line() for a in alarms)])
+    fields |= {"witnesses": [w.as_json() for w in witnesses]}
+    told = [f"witness    {w.line()}" for w in witnesses]
+    return Result(fields, [*table(["site", "connection"], rows), *told, *(a.line() for a in alarms)], trouble)
 
 
 def _alarms(place: OperatorHome) -> tuple[Alarm, ...]:

@@ -33,6 +33,7 @@ from server.rounds import Rounds
 from server.run_folder import RunFolder, active_run
 from server.run_state import Cause, Phase, end_of
 from server.witness_desk import WitnessDesk
+from server.witness_gate import Cleared, WitnessGate, cleared_by
 from strategies.wire import Request
 
 JOIN_LIMIT_S = 900.0  # a site computes its frozen layers while it joins
@@ -62,14 +63,19 @@ class Run:
         name = trust.witness_name(trust.operator.name)
         witness_store = stack.enter_context(WitnessStore(home / "witness.db", name, self.signer.private))
         self.desk = WitnessDesk(self.anchor, self.log, witness_store, self.digest)
-        self.outside = OutsideWitnesses(home, trust)
         self.since = now()
-        self.standing: _Standing = Members(home)
+        members = Members(home)
+        self.standing: _Standing = members
         self.nodes = folder.nodes()
         tally = Tally(home / "counters.db", self.log)
         self.law = adoptions.of_run(self.anchor, folder)
         engine = operator_engine(self.law.law_set if self.law else None)
         self.gatekeeper = Gatekeeper(self.study, self.digest, self.log, tally, engine)
+        self.cleared: Cleared = self.state.cleared
+        self.witness_gate = WitnessGate(
+            lambda: members.usable().trust, self.study, self.gatekeeper, lambda: self.cleared
+        )
+        self.outside = OutsideWitnesses(home, trust, self.witness_gate)
         self._earlier = [(e.kind, e.body) for e in self.log.entries(0, study=self.digest)]
 
     def move(self, phase: Phase, **changes: object) -> None:
@@ -203,10 +209,11 @@ def join(r: Run) -> None:
     members = tuple(s.name for s in r.study.sites if s.name in allowed)
     left_out = {name: Cause.of(v.error, v.entries) for name, v in verdicts.items()}
     check_quorum(r, members, {**absent, **left_out}, "joined and may be sent the model")
-    check_possible(r.anchor.trust, members, r.study.quorum.witnesses)
+    r.cleared = cleared_by(joined)
+    check_possible(r.anchor.trust, members, r.study.quorum.witnesses, r.witness_gate.refused)
     r.folder.write_layout(joined[members[0]].layout)
     r.folder.event("joined", sites=list(members))
-    r.move("joined", members=members, allowed=allowed, absent=absent, left_out=left_out)
+    r.move("joined", members=members, allowed=allowed, absent=absent, left_out=left_out, cleared=r.cleared)
 
 
 def _ask_to_join(r: Run) -> tuple[dict[str, JoinReply], dict[str, Cause]]:

@@ -21,8 +21,10 @@ from compliance.log.store import LogStore
 from compliance.pki import read_site_certificate
 from compliance.study import Study, open_study
 from compliance.trust.enrol import Invited
+from compliance.trust.home import OperatorHome
 from compliance.trust.witnesses import witness_keys
 from server.doctor import Doctor
+from server.witness_gate import Judged, judged
 
 T = TypeVar("T")
 _DECISIONS = {media_type(APPROVAL), media_type(REFUSAL)}
@@ -43,6 +45,7 @@ class Stores:
         yield from examine("cosignatures", self._cosigned)
         yield from examine("alarms", self._alarms)
         yield from examine("other logs", self._others)
+        yield from examine("outside witnesses", lambda: witnesses(judged(self._admitted())))
         yield from examine("counters", self._counters)
 
     def log_end(self) -> list[Check]:
@@ -76,6 +79,10 @@ class Stores:
         trust = self._d.anchor.need().trust
         origins = [trust.log_origin(s.name) for s in trust.sites]
         return doctor_facts.others_check(self._d.path / "witness.db", origins, self._d.at)
+
+    def _admitted(self) -> OperatorHome:
+        self._d.anchor.need()
+        return self._d.home
 
     def _counters(self) -> Check:
         known = self._noted.need() if self._d.home.log_file.exists() else (0, "")
@@ -175,6 +182,16 @@ def sites(online: Mapping[str, bool], suspended: set[str], heard: Mapping[str, s
     return Check("sites", "warn", f"{found}; away, last heard: {', '.join(away)}", "every site connected", advice)
 
 
+def witnesses(found: list[Judged]) -> Check:
+    """Who of the outside witnesses may not be shown checkpoints by the operator's rules, or stands in no trust file."""
+    refused = [(w, w.refusal) for w in found if w.refusal is not None]
+    if not refused:
+        told = ", ".join(f"{w.party.name} ({w.place})" for w in found) or "none"
+        return Check("outside witnesses", "ok", told)
+    told = "; ".join(w.line() for w, _ in refused)
+    return Check("outside witnesses", "fail", told, "an ALLOW of the law engine for each", refused[0][1].next)
+
+
 def invitations(waiting: list[Invited], at: datetime, limits: Limits) -> Check:
     """Invitations of sites that have not enrolled, and whose token ends soon or has ended."""
     ends = {i.site: parse_time(i.token_expires) for i in sorted(waiting, key=lambda i: i.token_expires)}
@@ -211,4 +228,4 @@ def answers(name: str, study: Study, decided_by: set[str]) -> Check:
     return Check(name, "warn", f"{study.name}: no decision of {', '.join(waiting)}", "every site decided", advice)
 
 
-__all__ = ["Stores", "answers", "certificates", "decided", "invitations", "runs", "sites", "unfinished"]
+__all__ = ["Stores", "answers", "certificates", "decided", "invitations", "runs", "sites", "unfinished", "witnesses"]

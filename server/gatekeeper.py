@@ -6,11 +6,11 @@ decision. A peer that any contributing site denies in its own logged decisions i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from compliance.canonical import canonical, sha256_hex
+from compliance.canonical import Json, canonical, sha256_hex
 from compliance.clock import now, rfc3339
 from compliance.counting import Tally
 from compliance.errors import Refused
@@ -24,7 +24,7 @@ from compliance.messages import JoinReply
 from compliance.release.bodies import decision_body
 from compliance.roster import EntryRef
 from compliance.study import SiteTerms, Study
-from compliance.study_transfer import COUNTED, party, transfer_of
+from compliance.study_transfer import COUNTED, SHOWN, party, transfer_of
 from server.law import denied
 
 # What a site is sent besides the model: study and answers, rosters, checkpoints of the others' logs.
@@ -46,6 +46,7 @@ class Gatekeeper:
     def __init__(self, study: Study, digest: str, log: LogStore, tally: Tally, engine: Engine) -> None:
         self._study, self._digest, self._log, self._tally, self._engine = study, digest, log, tally, engine
         self._operator = party(study.operator)
+        self._shown: dict[str, list[Json]] = {}  # outside witness -> the decision on it that stands in the log
 
     def decide(self, artifact: Artifact, recipient: Party, origins: Iterable[str] = ()) -> tuple[Decision, EntryRef]:
         """May `artifact`, made of the records of `origins`, go to `recipient`? Logged, whichever way it falls.
@@ -63,9 +64,13 @@ class Gatekeeper:
         decision = self._engine.decide(told)
         if counted and decision.allow:
             self._tally.record(decision, source, persons)
-        added = self._log.append("decision", decision_body(decision, 0, recipient.name), self._digest)
+        return decision, self._logged(decision)
+
+    def _logged(self, decision: Decision) -> EntryRef:
+        body = decision_body(decision, 0, decision.transfer.recipient.name)
+        added = self._log.append("decision", body, self._digest)
         sound(self._log, decision, added.index, self._digest)
-        return decision, EntryRef(origin=self._log.origin, index=added.index, leaf=added.leaf_hash.hex())
+        return EntryRef(origin=self._log.origin, index=added.index, leaf=added.leaf_hash.hex())
 
     def _persons(self, origins: Iterable[str]) -> tuple[str, int]:
         """What the counters call the records behind a model, and of how many persons they are at most.
@@ -83,6 +88,29 @@ class Gatekeeper:
             if not decision.allow:
                 return denied(decision, f"{artifact} of {self._operator.name}")
         return None
+
+    def may_show(self, witness: Party) -> Decision:
+        """May the operator show checkpoints, its own and the sites', to this outside witness?
+
+        Decided each time; logged before the first, and when it changes: not once a round. Raises Refused RSD-3065.
+        """
+        at = rfc3339(now())
+        refuse_set_back(self._log, at)
+        told = transfer_of(self._study, self._digest, self._operator.name, SHOWN, witness, at=at)
+        decision = self._engine.decide(told)
+        made = _gist(decision.as_entry())
+        if witness.name not in self._shown:
+            self._shown[witness.name] = self._last_shown(witness.name)
+        if self._shown[witness.name] != made:
+            self._logged(decision)
+            self._shown[witness.name] = made
+        return decision
+
+    def _last_shown(self, witness: str) -> list[Json]:
+        """What the log says that was decided last, by a process before this one; empty for nothing."""
+        held = self._log.entries(0, study=self._digest, kind="decision")
+        about = [e.body for e in held if e.body["peer"] == witness and e.body["transfer"]["artifact"] == SHOWN]
+        return _gist(about[-1]) if about else []
 
     def judge(self, joined: dict[str, JoinReply]) -> tuple[dict[str, EntryRef], dict[str, Verdict]]:
         """For each joined site: the entry that allows sending it the model, or the verdict that leaves it out.
@@ -126,8 +154,13 @@ def _peer_denials(joined: dict[str, JoinReply], peer: str) -> list[tuple[str, st
         (site, d.rule, d.plain, d.entry)
         for site, reply in joined.items()
         for d in reply.decisions
-        if d.peer == peer and d.artifact == "aggregate" and not d.allow
+        if d.recipient.name == peer and d.artifact == "aggregate" and not d.allow
     ]
+
+
+def _gist(body: Mapping[str, Any]) -> list[Json]:
+    """What makes a decision another one: its outcome, its rule, the recipient, and the packs and regions behind it."""
+    return [*(body[key] for key in ("allow", "rule", "packs", "regions", "law_set")), body["transfer"]["recipient"]]
 
 
 def _verdict(site: str, decision: Decision, entry: EntryRef, denials: list[tuple[str, str, str, EntryRef]]) -> Verdict:

@@ -81,6 +81,10 @@ class Members:
             )  # fmt: skip
         return site
 
+    def usable(self) -> Anchor:
+        """The installed trust file. Raises Refused RSD-6210 (none, or a damaged one), RSD-6013 (expired)."""
+        return self._usable(self._look(), now())
+
     def removed(self, site: str) -> Refused | None:
         """Why `site` may not take part now: RSD-6205, 6207, 6209, 6210, 6013 as in `site_of`; None if it may."""
         try:

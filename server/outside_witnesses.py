@@ -1,24 +1,27 @@
 """The operator's way to outside witnesses: c2sp.org/tlog-witness requests, for the logs of all members.
 
-A witness that is away, slow or wrong costs a run nothing but a moment: what came of asking is returned, not raised.
+Which witness listens where is the operator's word. What may be shown to it is decided before it is asked, and only its
+own cosignature is taken from there. A witness that is away, slow or wrong costs a run nothing but a moment: what came
+of asking is returned, not raised.
 """
 
 from __future__ import annotations
 
 import http.client
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from compliance.canonical import canonical, parse_canonical
 from compliance.clock import now
-from compliance.errors import CheckFailed, InputError, PeerUnreachable, ResidencyError
+from compliance.errors import CheckFailed, InputError, PeerUnreachable, Refused, ResidencyError
 from compliance.files import read_bytes, write_durably
 from compliance.log import checkpoint, cosign, note
 from compliance.log.alarms import Alarm, alarm
@@ -26,7 +29,7 @@ from compliance.log.witness_protocol import MOST_PROOF, PATH, SIZE_TYPE, Request
 from compliance.log.witness_server import LOOPBACK
 from compliance.messages import CosignedLine
 from compliance.training_spec import Frozen
-from compliance.trust.root import Trust
+from compliance.trust.root import NAME, Trust
 from compliance.trust.witnesses import outside_keys
 from compliance.validation import load_model
 
@@ -48,14 +51,42 @@ class Address(NamedTuple):
     tls: bool
 
     def __str__(self) -> str:
-        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}{self.path}"
+
+
+class Named(NamedTuple):
+    """A witness of the trust file, and where it listens."""
+
+    witness: str
+    address: Address
+
+    def __str__(self) -> str:
+        return f"{self.witness}={self.address}"
 
 
 class Config(Frozen):
-    """witnesses.json of the operator's home: the addresses, and a CA of their doors if it is none of the system's."""
+    """witnesses.json of the operator's home: NAME=ADDRESS, and a CA of their doors if it is none of the system's."""
 
     addresses: tuple[str, ...] = ()
     ca: str = ""
+
+    def named(self) -> list[Named]:
+        """Each witness and its address, which is no other's. Raises InputError RSD-5116."""
+        found = [parse_named(text) for text in self.addresses]
+        by_address: dict[Address, str] = {}
+        for witness, address in found:
+            other = by_address.setdefault(address, witness)
+            if other != witness:
+                raise _shared(address, other, witness)
+        return found
+
+
+class Gate(Protocol):
+    """Who decides what a witness may be shown."""
+
+    def check(self, witness: str, origin: str) -> None:
+        """Returns if the checkpoint of the log `origin` may go to `witness`, decided and logged. Raises Refused."""
 
 
 class _Sizes(Frozen):
@@ -74,7 +105,7 @@ class Shown(NamedTuple):
 
 @dataclass
 class Came:
-    """What came of asking: cosignatures that verified, errors by address, alarms.
+    """What came of asking: cosignatures that verified, errors by address, alarms. `asked`: somebody was.
 
     `ahead`: address, origin, the size that the witness says it cosigned, and the smaller one that was shown to it.
     """
@@ -83,6 +114,22 @@ class Came:
     errors: list[tuple[str, ResidencyError]] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
     ahead: list[tuple[str, str, int, int]] = field(default_factory=list)
+    asked: bool = False
+
+
+def parse_named(text: str) -> Named:
+    """NAME=ADDRESS. Raises InputError RSD-5116."""
+    name, equals, address = text.partition("=")
+    if not equals or not re.fullmatch(NAME, name):
+        raise InputError(
+            "RSD-5116",
+            f"{text!r} does not say which witness listens there",
+            rule="what a witness may be shown is decided before it is asked, by its name in the trust file",
+            found=text[:200],
+            limit="NAME=HOST:PORT",
+            next="residency server start --witness NAME=HOST:PORT",
+        )
+    return Named(name, parse_address(address))
 
 
 def parse_address(text: str) -> Address:
@@ -95,7 +142,7 @@ def parse_address(text: str) -> Address:
     scheme = url.scheme or ("http" if host in LOOPBACK else "https")
     extra = url.username or url.password or url.query or url.fragment
     plain = scheme == "http" and host in LOOPBACK
-    if not host or extra or not (plain or scheme == "https"):
+    if not host or extra or port == 0 or not (plain or scheme == "https"):
         raise InputError(
             "RSD-5116",
             f"{text!r} is no address of a witness",
@@ -107,9 +154,21 @@ def parse_address(text: str) -> Address:
     return Address(host, port or (80 if plain else 443), url.path.rstrip("/"), tls=not plain)
 
 
+def _shared(address: Address, one: str, other: str) -> InputError:
+    return InputError(
+        "RSD-5116",
+        f"{address} is given for {one} and {other}",
+        rule="what is sent to an address is decided for one witness",
+        found="two witnesses at one address",
+        limit="NAME=HOST:PORT, each address once",
+        next="ask both where they listen, then: residency server start --witness NAME=HOST:PORT",
+    )
+
+
 def install(home: Path, addresses: Iterable[str], ca: Path | None) -> None:
-    """Write witnesses.json: these addresses and no others. Raises InputError RSD-5116, RSD-2005."""
-    found = tuple(dict.fromkeys(str(parse_address(a)) for a in addresses))
+    """Write witnesses.json: these, as NAME=ADDRESS, and no others. Raises InputError RSD-5116, RSD-2005."""
+    named = Config(addresses=tuple(addresses)).named()
+    found = tuple(dict.fromkeys(str(n) for n in named))
     if ca is not None:
         read_bytes(ca, "the CA of the witnesses")
     config = Config(addresses=found, ca=str(ca.resolve()) if ca else "")
@@ -132,11 +191,12 @@ class OutsideWitnesses:
     Raises InputError RSD-5116 for addresses, RSD-5118 for a memory, that cannot be read.
     """
 
-    def __init__(self, home: Path, trust: Trust, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, home: Path, trust: Trust, gate: Gate, clock: Callable[[], float] = time.monotonic) -> None:
         config = configured(home)
-        self._trust, self._clock = trust, clock
-        self._addresses = [parse_address(a) for a in config.addresses]
+        self._trust, self._gate, self._clock = trust, gate, clock
+        self._named = config.named()
         self._ca = config.ca
+        self._told: set[tuple[Named, str, str]] = set()
         self._file = home / "exchange" / "witnesses.json"
         self._sizes: dict[str, dict[str, int]] = {}
         if self._file.exists():
@@ -145,26 +205,39 @@ class OutsideWitnesses:
         self._away: dict[Address, float] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._addresses)
+        return bool(self._named)
 
     def ask(self, shown: Iterable[Shown], *, at_once: bool = False) -> Came:
-        """Have each checkpoint cosigned by each witness. `at_once`: also by those that did not answer a moment ago."""
+        """Have each checkpoint cosigned by each witness that may be shown it: decided and logged before it is sent.
+
+        What may not is told once. `at_once`: also by those that did not answer a moment ago.
+        """
         came, wanted = Came(), list(shown)
-        for address in self._addresses:
-            if not at_once and self._clock() < self._away.get(address, 0.0):
+        for named in self._named:
+            if not at_once and self._clock() < self._away.get(named.address, 0.0):
                 continue
             for one in wanted:
                 try:
-                    came.lines += self._asked(address, one, came)
+                    self._gate.check(named.witness, one.origin)
+                    came.lines += self._asked(named, one, came)
                 except PeerUnreachable as e:
-                    self._away[address] = self._clock() + AWAY_S
-                    came.errors.append((str(address), e))
+                    self._away[named.address] = self._clock() + AWAY_S
+                    came.errors.append((str(named.address), e))
                     break
+                except Refused as e:
+                    self._refuse(named, e, came)
                 except ResidencyError as e:
-                    came.errors.append((str(address), e))
+                    came.errors.append((str(named.address), e))
         return came
 
-    def _asked(self, address: Address, shown: Shown, came: Came) -> list[CosignedLine]:
+    def _refuse(self, named: Named, error: Refused, came: Came) -> None:
+        told = (named, error.code, error.message)
+        if told not in self._told:
+            self._told.add(told)
+            came.errors.append((str(named.address), error))
+
+    def _asked(self, named: Named, shown: Shown, came: Came) -> list[CosignedLine]:
+        address, came.asked = named.address, True
         text = note.parse(shown.note).text
         size = checkpoint.parse_text(text).size
         old = self._sizes.get(str(address), {}).get(shown.origin, 0)
@@ -181,13 +254,14 @@ class OutsideWitnesses:
             old = told
         if status != http.HTTPStatus.OK:
             raise _refused(address, shown.origin, status, body)
-        lines = self._verified(address, shown.origin, text, body)
+        lines = self._verified(named, shown.origin, text, body)
         self._remember(address, shown.origin, size)
         return [CosignedLine(origin=shown.origin, size=size, witness=s.name, line=s.line()) for s in lines]
 
-    def _verified(self, address: Address, origin: str, text: str, body: str) -> list[note.Signature]:
-        """The lines by witnesses of the trust file; others are left out. Raises CheckFailed RSD-5103 for none."""
-        keys, good = outside_keys(self._trust, now()), []
+    def _verified(self, named: Named, origin: str, text: str, body: str) -> list[note.Signature]:
+        """The lines by the witness that was asked; others are left out. Raises CheckFailed RSD-5103 for none."""
+        keys = {name: held for name, held in outside_keys(self._trust, now()).items() if name == named.witness}
+        good = []
         for line in parse_lines(body):
             known = cosign.key_of(line, keys)
             if known is not None:
@@ -196,11 +270,11 @@ class OutsideWitnesses:
         if not good:
             raise CheckFailed(
                 "RSD-5103",
-                f"the witness at {address} did not cosign {origin} with a key of the trust file",
+                f"the witness at {named.address} did not cosign {origin} with the key of {named.witness}",
                 rule="a witness is who stands in the trust file",
                 found=", ".join(line.name for line in parse_lines(body)) or "no line",
-                limit=", ".join(sorted(keys)) or "no witness in the trust file",
-                next="have its key admitted: residency consortium admit --witness FILE",
+                limit=f"a key of {named.witness} that stands in the trust file",
+                next="compare the address and the trust file with what the witness says; have a new key admitted",
             )
         return good
 

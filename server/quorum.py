@@ -27,21 +27,31 @@ from server.run_folder import RunFolder
 PATIENCE_S: Final = 60.0  # for witnesses without which there is no release
 _PAUSE_S: Final = 5.0
 
+_MORE: Final = "have the evidence cosigned by more: residency log witness cosign, then residency log witness take"
+
 Held = Mapping[str, LogEvidence]
 """Member -> the evidence of its log."""
 
+Refuses = Callable[[str, str], ResidencyError | None]
+"""Why an outside witness may not be shown the log of a member; None if it may."""
 
-def check_possible(trust: Trust, members: Iterable[str], quorum: int) -> None:
+
+def check_possible(trust: Trust, members: Iterable[str], quorum: int, refused: Refuses) -> None:
     """Returns if the logs of `members` and the operator can get so many witnesses. Raises RunFailed RSD-5117.
 
-    Before anything is trained: what is spent cannot be released without them.
+    Before anything is trained: what is spent cannot be released without them. Each outside witness is decided on here,
+    for each log, whether or not the study needs it.
     """
-    taking_part, outside = set(members), set(outside_keys(trust, now()))
+    taking_part, outside = set(members), sorted(outside_keys(trust, now()))
     for member in (trust.operator.name, *sorted(taking_part)):
-        could = neutral(trust, member, taking_part | outside)
+        denied = {w: e for w in outside if w != member and (e := refused(w, member)) is not None}
+        could = neutral(trust, member, taking_part | (set(outside) - denied.keys()))
         if len(could) < quorum:
-            raise _below(f"the log of {member} cannot get the witnesses that the study asks for",
-                         f"{len(could)} ({', '.join(sorted(could)) or 'nobody'})", quorum)  # fmt: skip
+            found = f"{len(could)} ({', '.join(sorted(could)) or 'nobody'})"
+            told = "".join(f"; {e.message}" for e in denied.values())
+            first = next(iter(denied.values()), None)
+            raise _below(f"the log of {member} cannot get the witnesses that the study asks for", found + told, quorum,
+                         first.next if first is not None else _MORE)  # fmt: skip
 
 
 def completed(
@@ -67,7 +77,7 @@ def completed(
             member = owners(trust)[line.origin]
             evidence[member] = _with(evidence[member], line)
         wanted = list(shortfalls(trust, quorum, evidence))
-        if not wanted or time.monotonic() + _PAUSE_S > until:
+        if not wanted or not came.asked or time.monotonic() + _PAUSE_S > until:
             break
         sleep(_PAUSE_S)
     return evidence, errors
@@ -145,12 +155,12 @@ def _note(evidence: LogEvidence) -> note.Note:
     return note.parse(evidence.checkpoint)
 
 
-def _below(message: str, found: str, quorum: int) -> RunFailed:
+def _below(message: str, found: str, quorum: int, advice: str = _MORE) -> RunFailed:
     return RunFailed(
         "RSD-5117",
         message,
         rule="study.quorum.witnesses",
         found=found,
         limit=f"{quorum} for each log, neither its owner nor the operator",
-        next="have the evidence cosigned by more: residency log witness cosign, then residency log witness take",
+        next=advice,
     )

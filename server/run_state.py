@@ -9,6 +9,7 @@ from pydantic import Field
 from compliance.canonical import Json
 from compliance.clock import now, rfc3339
 from compliance.errors import ResidencyError, error_class
+from compliance.law.model import Party
 from compliance.roster import EntryRef
 from compliance.study import SHA256
 from compliance.training_spec import Frozen
@@ -45,6 +46,7 @@ class State(Frozen):
 
     `round` is the round that is being played, or was last. `members` are sent the model; `allowed` cites the operator's
     decision for each of them. `absent` did not join; `left_out` joined and may not be sent the model, or not any more.
+    `cleared` names those to whom each joined site lets its checkpoints be shown, as they were when it decided.
     """
 
     schema_: Literal["residency.run-state/1"] = Field(alias="schema")
@@ -56,6 +58,7 @@ class State(Frozen):
     allowed: dict[str, EntryRef] = Field(default_factory=dict)
     absent: dict[str, Cause] = Field(default_factory=dict)
     left_out: dict[str, Cause] = Field(default_factory=dict)
+    cleared: dict[str, tuple[Party, ...]] = Field(default_factory=dict)
 
     def moved(self, phase: Phase, **changes: object) -> State:
         """The next state, dated now."""

@@ -1,4 +1,4 @@
-"""The long files first: two workers then end at about the same time. (By itself xdist begins with the most tests.)"""
+"""The long files first: the workers then end at about the same time. (By itself xdist begins with the most tests.)"""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+
+from tests import stem
 
 TESTS: Final = Path(__file__).parent
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - chosen by name, not guessed
@@ -53,6 +55,22 @@ def _in_memory() -> None:
 
 
 _in_memory()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The workers of one run share a stem; a run without workers starts one when a test asks for it."""
+    if getattr(config.option, "numprocesses", None):
+        stem.start()
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site's warm process in this process is a fork of the stem."""
+    from client.warm import Warm
+
+    monkeypatch.setattr(Warm.__init__, "__defaults__", Warm.__init__.__defaults__)  # given back at the end
+    stem.start()
+    stem.adopt()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -119,8 +119,7 @@ PLAIN: Final = Way(why="no network: a generator's send, or a signal to a process
 TYPES: Final = Way(why="types and protocols; the calls stand here themselves")
 PRIVATE: Final = Way(why="the operator's own loopback door, on one machine")
 UPKEEP: Final = Way(("conformance_report",), "client.commands:_serve_site")
-# A witness belongs to no member and has no jurisdiction in the trust file: its key there is the sites' consent.
-CHECKPOINT: Final = Way(why="name, size and hash of a log, to a witness whose key the sites' signed trust file names")
+CHECKPOINT: Final = Way(("log_checkpoint",), "server.outside_witnesses:OutsideWitnesses.ask")
 DESK: Final = Way(why="what a reader has on disk already, to a browser: loopback, or a token and TLS")
 LINK: Final = Way(("conformance_report",), "client.link:Link._look")
 JOINED: Final = Way(("answer", "roster", "log_checkpoint"), "server.coordinator:_ask_to_join")
@@ -180,7 +179,10 @@ WAYS: Final[dict[Place, Way]] = {
     ),
     ("client/zygote.py", "", "import socket"): LOCAL,
     **{("client/zygote.py", f, "send"): LOCAL for f in ("_run", "_watch", "serve")},
-    **{("compliance/commands/witness_files.py", f, "Request"): CHECKPOINT for f in ("_request", "ask")},
+    ("compliance/commands/witness_files.py", "_request", "Request"): Way(why="a witness reads what was handed to it"),
+    ("compliance/commands/witness_files.py", "ask", "Request"): Way(
+        ("log_checkpoint",), "compliance.commands.witness_files:ask"
+    ),
     **{
         ("compliance/desk/app.py", "", f"import {n}"): TYPES
         for n in (
@@ -268,7 +270,7 @@ DECIDERS: Final = _words(
     """
     first_contact.decide_request
     site.let_out decide_all standing.check joined.standing.check self._standing.check decided config.tellable
-    r.gatekeeper.judge r.gatekeeper.closed_to
+    r.gatekeeper.judge r.gatekeeper.closed_to self._gate.check may_show
     """
 )
 

@@ -60,6 +60,7 @@ def _kind(reply: Any) -> str:
 
 if __name__ == "__main__":
     watch()
+    importlib.import_module("stem").adopt()
     from residency import main
 
     sys.argv = ["residency", *sys.argv[2:]]

@@ -53,6 +53,7 @@ from compliance.trust.enrol import check_request, draft_trust, make_invitation, 
 from compliance.trust.root import Anchor, load_anchor
 from compliance.validation import load_model
 from strategies.wire import Request
+from tests import stem
 
 JURISDICTIONS = {"a": "DE", "b": "GB", "c": "JP", "d": "FR", "e": "CN"}
 TRAINING = ("a", "b", "c", "d")
@@ -592,9 +593,11 @@ class Live:
         self.spawn(OPERATOR, "server", "start", "--home", self.made.hub, "--host", "127.0.0.1")
 
     def program(self, name: str) -> tuple[str, ...]:
-        """What runs a service: the command itself."""
-        del name
-        return (sys.executable, "-m", "residency")
+        """What runs a service: the command itself; of an agent, with a warm process that has not far to go."""
+        if name == OPERATOR:
+            return (sys.executable, "-m", "residency")
+        stem.start()
+        return (sys.executable, str(Path(__file__).with_name("agent_main.py")))
 
     def spawn(self, name: str, *args: object) -> subprocess.Popen[bytes]:
         """Start `residency ARGS` in its own process group; its output goes to a file."""
@@ -656,14 +659,16 @@ class Live:
             if run.poll() is None:
                 run.kill()
                 run.communicate()
-        for name, process in reversed(self._services.items()):
-            if process.poll() is None:
+        server = [p for name, p in self._services.items() if name == OPERATOR]
+        for ending in ([p for p in self._services.values() if p not in server], server):  # who leaves tells the server
+            for process in ending:
                 process.terminate()
+            for process in ending:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(15)
-            if name in self._services and process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
 
 
 def logged(home: Path, kind: str, study: str, **body: object) -> int:
@@ -683,20 +688,14 @@ def logged(home: Path, kind: str, study: str, **body: object) -> int:
 
 def workers(agent: int) -> list[int]:
     """The warm process of an agent and its tasks."""
-    found = []
+    found, warm = [], stem.forks(agent)
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            if b"client.zygote" in (stat.parent / "cmdline").read_bytes() and _under(parent, agent):
+            ours = b"stem.py\0serve" in (stat.parent / "cmdline").read_bytes()  # a zombie has none
+            if ours and {int(stat.parent.name), parent} & {*warm}:
                 found.append(int(stat.parent.name))
     return found
-
-
-def _under(process: int, agent: int) -> bool:
-    """Whether `process` is the agent or its child."""
-    with suppress(OSError):
-        return agent in {process, int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])}
-    return False
 
 
 def serverapps(hub: Path) -> list[int]:

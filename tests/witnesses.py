@@ -17,6 +17,7 @@ from pathlib import Path
 
 from compliance.clock import now, rfc3339
 from compliance.identity import Signer, new_signer, save_signer, seal
+from compliance.law.model import Party
 from compliance.log.store import LogStore
 from compliance.log.witness_home import WitnessHome
 from compliance.log.witness_protocol import Request
@@ -63,8 +64,11 @@ class Small:
         origin = self.anchor.trust.log_origin(member)
         return LogStore.open(self.home(member) / name, origin, self.keys[member].private)
 
-    def write_trust(self, *more: Signer, version: int = 1, previous: str = "") -> None:
-        """The trust file, with the keys of the members and those of `more`, signed by every site."""
+    def write_trust(self, *more: Signer, version: int = 1, previous: str = "", place: str = "DE") -> None:
+        """The trust file, with the keys of the members and those of `more`, signed by every site.
+
+        `place`: the jurisdiction of `more`; empty for a trust file of the time before there was one.
+        """
         people = [*self.keys.values(), *self.signatories.values(), *more]
         record = {
             "schema": "residency.trust/1",
@@ -78,6 +82,9 @@ class Small:
             "sites": [{"name": n, "jurisdiction": "DE", "node_key": ""} for n in SITES],
             "keys": [s.identity.as_json() for s in people],
         }
+        if place:
+            names = dict.fromkeys(s.identity.holder for s in more)
+            record["witnesses"] = [Party(name=n, jurisdiction=place).model_dump(mode="json") for n in names]
         self.trust.write_bytes(seal(record, *self.signatories.values()).encode() + b"\n")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,14 +13,17 @@ from compliance.cli import Result, command
 from compliance.clock import now, rfc3339
 from compliance.commands.shared import FILE, home_option, out_option
 from compliance.commands.trust_view import trust_fields, trust_lines
-from compliance.errors import InputError, Refused
+from compliance.errors import InputError, Refused, UsageError
 from compliance.files import read_bytes, refuse_existing, write_durably, write_new
 from compliance.identity import PublicIdentity, Signer, load_public
+from compliance.law.countries import COUNTRIES
+from compliance.law.model import Party
 from compliance.trust.certificates import issue_missing
 from compliance.trust.enrol import (
     TOKEN_DAYS,
     Consortium,
     EnrolmentRequest,
+    NewWitness,
     draft_trust,
     invited,
     make_invitation,
@@ -72,6 +75,9 @@ def invite(site: str, jurisdiction: str, days: int, home: Path, out: Path) -> Re
 @click.command("admit")
 @click.argument("requests", nargs=-1, type=FILE)
 @click.option("--witness", "witnesses", multiple=True, type=FILE, help="Public key of an outside witness to name.")
+@click.option("--jurisdiction", "places", multiple=True, help="Country of each --witness, in their order.")
+@click.option("--access", multiple=True, metavar="NAME:CODE", help="Another country from which a witness is reached.")
+@click.option("--covered-person", "covered", multiple=True, metavar="NAME", help="One whom 28 CFR 202.211 covers.")
 @click.option("--install", type=FILE, help="Install this signed draft instead of making one.")
 @click.option("--days", type=click.IntRange(1, 3650), default=730, show_default=True, help="Until the draft expires.")
 @click.option("--out", type=FILE, help="The draft to write; never overwritten.")
@@ -84,26 +90,61 @@ def admit(
     days: int,
     out: Path | None,
     home: Path,
+    **told: tuple[str, ...],
 ) -> Result:
     """Draft the next trust file from enrolment REQUESTS, or install a draft that enough sites signed.
 
     Without REQUESTS and --witness it takes all that came in at the enrolment door and are not in the trust file yet.
-    Another key of a named witness ends. Installing also writes a certificate into certificates/ for each member that
-    has none.
+    A witness is named with the country that it is in, in the order of the --witness: what it is shown is decided by
+    that. Another key of it ends. Installing also writes a certificate into certificates/ for each member that has none.
 
     \b
     Example: residency consortium admit charite.request.json leeds.request.json --out trust.draft.json
     """
-    if install is not None and (requests or witnesses or out is not None):
-        raise click.UsageError("--install takes neither REQUESTS, --witness nor --out")
+    if install is not None and (requests or witnesses or out is not None or any(told.values())):
+        raise click.UsageError("--install takes neither REQUESTS, --witness and what belongs to it, nor --out")
     if install is not None:
         return _install(OperatorHome(home), install)
     if out is None:
         raise click.UsageError("give --out FILE, or --install DRAFT")
-    return _draft(OperatorHome(home), requests, [_witness(path) for path in witnesses], days, out)
+    return _draft(OperatorHome(home), requests, _named(witnesses, told), days, out)
 
 
-def _witness(path: Path) -> PublicIdentity:
+def _named(files: tuple[Path, ...], told: Mapping[str, tuple[str, ...]]) -> list[NewWitness]:
+    """The witnesses with where they are. Raises InputError RSD-5110, UsageError RSD-5119."""
+    places, covered = told["places"], told["covered"]
+    reached = [text.partition(":")[::2] for text in told["access"]]
+    if len(places) != len(files):
+        raise _no_place(f"{len(places)} --jurisdiction for {len(files)} --witness")
+    for code in (*places, *(code for _, code in reached)):
+        if code not in COUNTRIES:
+            raise _no_place(code or "no country")
+    found = []
+    at: dict[str, str] = {}
+    for path, place in zip(files, places, strict=True):
+        key = _key(path)
+        if at.setdefault(key.holder, place) != place:
+            raise _no_place(f"{key.holder} in {at[key.holder]} and in {place}")
+        access = tuple(dict.fromkeys(code for name, code in reached if name == key.holder))
+        party = Party(name=key.holder, jurisdiction=place, access=access, covered_person=key.holder in covered)
+        found.append(NewWitness(key, party))
+    for name in sorted({*covered, *(name for name, _ in reached)} - {w.party.name for w in found}):
+        raise _no_place(f"{name}, whom no --witness names")
+    return found
+
+
+def _no_place(found: str) -> UsageError:
+    return UsageError(
+        "RSD-5119",
+        "a witness is admitted with the jurisdiction that it is in",
+        rule="what a witness is shown is decided by where it is and from where it is reached",
+        found=found,
+        limit="--jurisdiction CODE (ISO 3166-1) for each --witness, in their order; --access NAME:CODE of one of them",
+        next="ask the witness for its country, then: residency consortium admit --witness FILE --jurisdiction CODE",
+    )
+
+
+def _key(path: Path) -> PublicIdentity:
     found = load_public(path)
     if found.role != "witness":
         raise InputError(
@@ -118,7 +159,7 @@ def _witness(path: Path) -> PublicIdentity:
 
 
 def _draft(
-    place: OperatorHome, requests: tuple[Path, ...], witnesses: Sequence[PublicIdentity], days: int, out: Path
+    place: OperatorHome, requests: tuple[Path, ...], witnesses: Sequence[NewWitness], days: int, out: Path
 ) -> Result:
     place.need_whole()
     refuse_existing(out)

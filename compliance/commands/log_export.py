@@ -73,11 +73,13 @@ def _signed(path: Path, name: FormatName, chosen: Selection, key: Path, to: str,
     from compliance.export.folder import write_folder  # noqa: PLC0415
     from compliance.export.make import Logged, Written  # noqa: PLC0415
     from compliance.log.bodies import ExportBody  # noqa: PLC0415
+    from compliance.log.order import refuse_set_back  # noqa: PLC0415
     from compliance.log.store import LogStore  # noqa: PLC0415
 
     signer = load_role(key, "agent", "sign an export of its log", "operator")
     must_sign_at(signer, rfc3339(now()))
     with LogStore.open(file := _database(path), _origin(file), signer.private) as log:
+        refuse_set_back(log, rfc3339(now()))  # by such a clock it would be dated, and its key judged, wrongly
         party, decision = _cleared(path, signer.identity.role, log, to, chosen.study) if to else (None, None)
         log.checkpoint()
         view = _one(path)

@@ -42,7 +42,7 @@ def init(name: str, home: Path, days: int) -> Result:
     lines = [
         f"witness    {name}, key {made.keyid[:12]}, until {made.not_after}",
         f"public     {home / PUBLIC}",
-        "next       give it to the operator: residency consortium admit --witness FILE; the sites sign the trust file",
+        "next       give it to the operator, with your country: consortium admit --witness FILE --jurisdiction CODE",
     ]
     return Result({"name": name, "keyid": made.keyid, "public_file": str(home / PUBLIC)}, lines)
 
@@ -97,21 +97,28 @@ def cosign(files: tuple[Path, ...], home: Path, trust_files: tuple[Path, ...], o
 
 @witness.command("ask")
 @click.argument("home", type=FILE)
+@click.option("--to", required=True, metavar="NAME", help="The witness, by its name in the trust file; decided first.")
 @click.option("--trust", type=FILE, required=True, help="The trust file of the consortium.")
 @click.option("--old", type=click.IntRange(0), default=0, show_default=True, help="Entries that the witness saw last.")
 @click.option("--out", type=FILE, required=True, help="The request to write; never overwritten.")
 @command("residency.log.witness.ask/1")
-def ask(home: Path, trust: Path, old: int, out: Path) -> Result:
+def ask(home: Path, to: str, trust: Path, old: int, out: Path) -> Result:
     """Write a request to a witness for the log of HOME, an agent's or the operator's folder, as it is now.
 
+    The law set of HOME decides first whether the witness may be shown it; the log holds the decision.
+
     \b
-    Example: residency log witness ask /srv/residency --trust trust.json --old 120 --out request.txt
+    Example: residency log witness ask /srv/residency --to patients-union --trust trust.json --out request.txt
     """
     from compliance.commands import witness_files  # noqa: PLC0415
 
-    size = witness_files.ask(home, trust, old, out)
-    lines = [f"request    {out}: {size} entries, proved from {old}", "next       residency log witness cosign FILE"]
-    return Result({"file": str(out), "size": size, "old": old}, lines)
+    size, decision = witness_files.ask(home, trust, to, old, out)
+    lines = [
+        f"request    {out}: {size} entries, proved from {old}",
+        f"for        {to}, allowed by entry {decision}",
+        "next       residency log witness cosign FILE",
+    ]
+    return Result({"file": str(out), "size": size, "old": old, "to": to, "decision": decision}, lines)
 
 
 @witness.command("take")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compliance.cli import table
 from compliance.identity import Envelope
 from compliance.trust.root import Trust, signing_sites
+from compliance.trust.witnesses import NOWHERE, outside_party
 
 
 def trust_fields(trust: Trust, envelope: Envelope) -> dict[str, object]:
@@ -12,7 +13,7 @@ def trust_fields(trust: Trust, envelope: Envelope) -> dict[str, object]:
     signed = sorted(signing_sites(trust, envelope, trust))
     return {
         "digest": envelope.digest,
-        "trust": trust.model_dump(mode="json", by_alias=True),
+        "trust": trust.as_json(),
         "signed_by": signed,
         "threshold_met": len(signed) >= trust.threshold,
     }
@@ -31,5 +32,16 @@ def trust_lines(trust: Trust, envelope: Envelope) -> list[str]:
         f"digest     {envelope.digest}",
         *table(["member", "name", "jurisdiction"], [(kind, m.name, m.jurisdiction) for kind, m in members]),
         *table(["holder", "role", "key", "from", "until", ""], keys),
+        *_witness_lines(trust),
         f"signed     {len(signed)} of {trust.threshold} needed: {', '.join(signed) or 'nobody'}",
     ]
+
+
+def _witness_lines(trust: Trust) -> list[str]:
+    """Where each outside witness is: a signatory signs that too."""
+    rows = []
+    for holder in dict.fromkeys(k.holder for k in trust.keys_of("witness")):
+        found = outside_party(trust, holder)
+        place = "unknown: nothing is shown to it" if found.jurisdiction == NOWHERE else found.jurisdiction
+        rows.append((holder, place, ", ".join(found.access), "covered person" if found.covered_person else ""))
+    return table(["witness", "jurisdiction", "reachable from", ""], rows) if rows else []

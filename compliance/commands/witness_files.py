@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from compliance.canonical import canonical, parse_json
 from compliance.clock import now
+from compliance.commands.elsewhere import part
 from compliance.commands.log_home import log_of, signer_of
 from compliance.errors import CheckFailed, Refused
-from compliance.files import read_bytes, write_durably, write_new
+from compliance.files import read_bytes, refuse_existing, write_durably, write_new
 from compliance.log import checkpoint, cosign, note
 from compliance.log.alarms import add_cosignature
 from compliance.log.cosign import WitnessKeys
@@ -63,13 +64,23 @@ def cosign_files(home: Path, trust_files: Iterable[Path], files: Iterable[Path],
     return done
 
 
-def ask(home: Path, trust_file: Path, old: int, out: Path) -> int:
-    """Write a request for the log in `home` as it is now; its size. Raises InputError RSD-5012, RSD-2009, RSD-5060."""
+def ask(home: Path, trust_file: Path, witness: str, old: int, out: Path) -> tuple[int, int]:
+    """Write a request to `witness` for the log in `home` as it is now; its size, and the entry that allows it.
+
+    The file is made for somebody to carry: decided by the law set of the home, and logged, before there is one. Raises
+    Refused RSD-5110, RSD-3100 (denied; logged as well), InputError RSD-5012, RSD-2009, RSD-5060.
+    """
+    refuse_existing(out)
+    role = signer_of(home).identity.role
+    may_show: Callable[[Path, LogStore, str], int] = part(
+        f"show_{role}", "log witness ask", "server" if role == "operator" else "agent"
+    )
     with _log(home, load_anchor(trust_file, now())) as log:
+        decision = may_show(home, log, witness)
         size = log.size
         proof = log.consistency_proof(old, size)
         write_new(out, Request(old, proof, log.checkpoint(size)).encode())
-    return size
+    return size, decision
 
 
 def take(files: Iterable[Path], into: Path, trust_file: Path) -> list[Taken]:

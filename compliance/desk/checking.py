@@ -39,8 +39,12 @@ def steps_of(place: Place) -> tuple[Step, ...]:
     return (_READ, *(_log_step(i, log.view.member) for i, log in enumerate(place.logs, 2)))
 
 
-def check(place: Place, anchor: Anchor, at: datetime, told: Told = lambda _: None) -> Report:
+def check(
+    place: Place, anchor: Anchor, at: datetime, told: Told = lambda _: None, *, just_read: bool = False
+) -> Report:
     """Read `place` again and check it as `residency verify` does; of a run folder each log by its checkpoints.
+
+    `just_read`: a run folder need not be read again.
 
     Never raises for what is there: see `Report.error`.
     """
@@ -48,7 +52,7 @@ def check(place: Place, anchor: Anchor, at: datetime, told: Told = lambda _: Non
         if place.form == "bundle":
             return verify_bundle(read_folder(place.path), anchor, at, told)
         if place.form == "run folder":
-            return _check_logs(place, anchor, at, told)
+            return _check_logs(place if just_read else read_place(place.path, place.number), anchor, at, told)
         return _check_file(place, anchor, at, told)
     except ResidencyError as e:
         first = (*steps_of(place), _READ)[0]
@@ -66,8 +70,7 @@ def _check_file(place: Place, anchor: Anchor, at: datetime, told: Told) -> Repor
     return report
 
 
-def _check_logs(place: Place, anchor: Anchor, at: datetime, told: Told) -> Report:
-    now = read_place(place.path, place.number)
+def _check_logs(now: Place, anchor: Anchor, at: datetime, told: Told) -> Report:
     results: list[StepResult] = []
 
     def add(result: StepResult) -> None:

@@ -134,7 +134,7 @@ def make(places: Sequence[Place], anchor: Anchor, told: Progress = lambda _what,
             told("budgets", 1)
     verdicts = {}
     for place in places:
-        verdicts[place.number] = checking.check(place, anchor, at)
+        verdicts[place.number] = checking.check(place, anchor, at, just_read=True)
         told("checks", 1)
     alarms, malformed = _alarms(logs, at)
     flaws = (*flaws, *malformed)

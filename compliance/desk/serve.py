@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import socket
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
@@ -16,6 +17,7 @@ from compliance.desk.guard import App
 from compliance.errors import EnvironmentFault, InputError, UsageError
 from compliance.files import read_bytes
 
+HANDSHAKE_S: Final = 10.0  # for a TLS handshake, from the first byte to the last
 _NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -101,6 +103,15 @@ def address_of(host: str, door: socket.socket, *, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{shown}:{door.getsockname()[1]}/"
 
 
+class Loop(asyncio.SelectorEventLoop):
+    """A loop that does not wait a minute for half a TLS handshake."""
+
+    async def create_server(self, *args: Any, **given: Any) -> asyncio.Server:
+        """As every loop's; over TLS with HANDSHAKE_S for the handshake."""
+        bound = {"ssl_handshake_timeout": HANDSHAKE_S} if given.get("ssl") else {}
+        return await super().create_server(*args, **{**given, **bound})
+
+
 def server(
     app: App, certificate: Path | None = None, key: Path | None = None, *, head_s: float = HEAD_S
 ) -> uvicorn.Server:
@@ -109,6 +120,6 @@ def server(
     config = uvicorn.Config(
         app, http=door(head_s), access_log=False, log_level="error", server_header=False, lifespan="off", ws="none",
         timeout_keep_alive=5, timeout_graceful_shutdown=3, limit_concurrency=64, h11_max_incomplete_event_size=16_384,
-        ssl_certfile=certificate, ssl_keyfile=key,
+        ssl_certfile=certificate, ssl_keyfile=key, loop=f"{__name__}:{Loop.__name__}",
     )  # fmt: skip
     return uvicorn.Server(config)

@@ -257,6 +257,8 @@ def _line(given: Export, row: Row, entry: Entry) -> None:
         at = next((i for i, (a, b) in enumerate(zip(made, row.line, strict=False)) if a != b), 0)
         raise _false("RSD-5155", f"line of entry {row.index} is not what the entry gives", row.line[at : at + 60],
                      made[at : at + 60])  # fmt: skip
+    if parse_time(entry.at) > parse_time(said.created) + CLOCK_SLACK:
+        raise _false("RSD-5155", f"entry {row.index} is dated after the export that it is in", entry.at, said.created)
     if not said.selection.takes(entry):
         raise _false("RSD-5155", f"entry {row.index} was not asked for", f"{entry.kind} of {entry.at}",
                      said.selection.words())  # fmt: skip

@@ -5,11 +5,11 @@ Organisations and machines only, by identifier; no Patient, no Practitioner, no 
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-from compliance.canonical import Json, canonical, parse_canonical
+from compliance.canonical import Json, canonical, parse_canonical, rewritten
 from compliance.errors import ResidencyError
 from compliance.export.flat import Flat, flat
 from compliance.export.rows import Format, Row, malformed
@@ -66,35 +66,36 @@ _EVENTS: Final = {
 _OTHER: Final = _Event()  # recorded work of the agent or the server, told apart by our own subtype
 
 
-def audit_event(entry: Entry, leaf: str, origin: str) -> dict[str, Json]:
-    """The AuditEvent of one entry; `leaf` is its id."""
-    row, member = flat(entry, leaf), origin.rpartition("/")[2]
-    event = _EVENTS.get(row.kind, _OTHER)
-    own = (f"{_NAMES}:entry-kind", row.kind, row.kind)
-    found: dict[str, Json] = {
+@lru_cache(maxsize=4096)
+def _constant(
+    kind: str, outcome: str, described: str, purpose: str, recipient: str, origin: str
+) -> tuple[bytes, bytes, bytes]:
+    """The members of an event that many have alike, as canonical JSON: before `entity`, before `recorded`, after it."""
+    event, member = _EVENTS.get(kind, _OTHER), origin.rpartition("/")[2]
+    agents = [_agent(member, _FROM, requestor=True)]
+    if recipient and recipient != member:
+        agents.append(_agent(recipient, _TO, requestor=False))
+    code = _OUTCOMES.get(outcome, "8")
+    middle: dict[str, Json] = {"meta": {"profile": [PROFILE]}, "outcome": code}
+    if code != "0":
+        middle["outcomeDesc"] = described
+    if purpose in _PURPOSES:
+        middle["purposeOfEvent"] = [{"coding": [_coding((_REASON, *_PURPOSES[purpose]))]}]
+    own = (f"{_NAMES}:entry-kind", kind, kind)
+    last = {
         "resourceType": "AuditEvent",
-        "id": leaf,
-        "meta": {"profile": [PROFILE]},
-        "type": _coding(event.type),
-        "subtype": [_coding(c) for c in (own, event.nearer) if c],
-        "action": event.action,
-        "recorded": row.at,
-        "outcome": _OUTCOMES.get(row.outcome, "8"),
-        "agent": [_agent(member, _FROM, requestor=True)],
         "source": {
             "site": member,
             "observer": {"type": "Device", "identifier": {"system": f"{_NAMES}:log", "value": origin}},
             "type": [_coding((_SOURCE, "4", "Application Server"))],
         },
-        "entity": _entities(row, origin),
+        "subtype": [_coding(c) for c in (own, event.nearer) if c],
+        "type": _coding(event.type),
     }
-    if row.recipient and row.recipient != member:
-        found["agent"].append(_agent(row.recipient, _TO, requestor=False))
-    if row.purpose in _PURPOSES:
-        found["purposeOfEvent"] = [{"coding": [_coding((_REASON, *_PURPOSES[row.purpose]))]}]
-    if found["outcome"] != "0":
-        found["outcomeDesc"] = " ".join(filter(None, (row.outcome, row.code, row.rule)))
-    return found
+    first, between, after = (
+        canonical(part)[1:-1] for part in ({"action": event.action, "agent": agents}, middle, last)
+    )
+    return first, between, after
 
 
 def _coding(coding: Coding) -> dict[str, str]:
@@ -106,7 +107,7 @@ def _agent(name: str, role: Coding, *, requestor: bool) -> dict[str, Json]:
     return {"type": {"coding": [_coding(role)]}, "who": who, "requestor": requestor}
 
 
-def _entities(row: Flat, origin: str) -> list[Json]:
+def _entities(row: Flat, origin: str) -> bytes:
     """The entry itself with what it says, the artifact by its digest, the study by its digest."""
     said = {
         "leaf_sha256": row.leaf,
@@ -120,31 +121,43 @@ def _entities(row: Flat, origin: str) -> list[Json]:
         "attempt": row.attempt,
         "decision": row.decision,
     }
-    detail = [{"type": name, "valueString": str(v)} for name, v in said.items() if v not in {"", None}]
-    entry = _entity("log-entry", f"{origin}#{row.index}", ("13", "Security Resource"), "log entry")
-    found = [{**entry, "detail": detail}]
+    detail = b",".join(
+        b'{"type":"%b","valueString":%b}' % (name.encode(), rewritten(str(v)))
+        for name, v in said.items()
+        if v not in {"", None}
+    )
+    found = _entity("log-entry", f"{origin}#{row.index}", _RESOURCE, "log entry", b'"detail":[%b],' % detail)
     if row.digest:
-        found.append(_entity("sha256", row.digest, ("4", "Domain Resource"), row.artifact or row.kind))
+        found += b"," + _entity("sha256", row.digest, _DOMAIN, row.artifact or row.kind)
     if row.study:
-        found.append(_entity("study", row.study, ("20", "Job"), "study"))
+        found += b"," + _entity("study", row.study, _JOB, "study")
     return found
 
 
-def _entity(system: str, value: str, role: tuple[str, str], name: str) -> dict[str, Json]:
-    return {
-        "what": {"identifier": {"system": f"{_NAMES}:{system}", "value": value}},
-        "type": _coding((_ENTITY, "2", "System Object")),
-        "role": _coding((_ROLE, *role)),
-        "name": name,
-    }
+def _entity(system: str, value: str, role: bytes, name: str, detail: bytes = b"") -> bytes:
+    return b'{%b"name":%b,"role":%b,"type":%b,"what":{"identifier":{"system":"%b:%b","value":%b}}}' % (
+        detail, rewritten(name), role, _OBJECT, _NAMES.encode(), system.encode(), rewritten(value),
+    )  # fmt: skip
+
+
+_OBJECT: Final = canonical(_coding((_ENTITY, "2", "System Object")))
+_RESOURCE: Final = canonical(_coding((_ROLE, "13", "Security Resource")))
+_DOMAIN: Final = canonical(_coding((_ROLE, "4", "Domain Resource")))
+_JOB: Final = canonical(_coding((_ROLE, "20", "Job")))
 
 
 def _write(entry: Entry, leaf: str, origin: str) -> bytes:
-    raw = bytearray(bytes.fromhex(leaf)[:16])  # a UUID of version 8 (RFC 9562): made of the leaf hash
-    raw[6], raw[8] = raw[6] & 0x0F | 0x80, raw[8] & 0x3F | 0x80
-    return canonical(
-        {"fullUrl": f"urn:uuid:{uuid.UUID(bytes=bytes(raw))}", "resource": audit_event(entry, leaf, origin)}
-    )
+    """Canonical JSON, put together from its parts: every name of a member stands in its order."""
+    row = flat(entry, leaf)
+    described = " ".join(filter(None, (row.outcome, row.code, row.rule)))
+    parts = _constant(row.kind, row.outcome, described, row.purpose, row.recipient, origin)
+    # The UUID is of version 8 (RFC 9562): made of the leaf hash.
+    variant = "89ab"[int(leaf[16], 16) & 3]
+    name = f"{leaf[:8]}-{leaf[8:12]}-8{leaf[13:16]}-{variant}{leaf[17:20]}-{leaf[20:32]}"
+    return (
+        b'{"fullUrl":"urn:uuid:%b","resource":{%b,"entity":[%b],"id":"%b",%b,"recorded":"%b",%b}}'
+        % (name.encode(), parts[0], _entities(row, origin), leaf.encode(), parts[1], row.at.encode(), parts[2])
+    )  # fmt: skip
 
 
 def _read(line: bytes) -> Row:

@@ -9,12 +9,17 @@ from compliance.canonical import Json
 from compliance.log.entry import Entry
 from compliance.log.kinds import record_class
 
+
+def _ranked(*names: str) -> dict[str, int]:
+    return {name: place for place, name in enumerate(names)}
+
+
 # Where the one digest stands that an entry is about, first found first taken.
-_DIGESTS: Final = (
+_DIGESTS: Final = _ranked(
     *("sha256", "update_sha256", "model_sha256", "digest", "manifest", "law_set", "policy", "study", "trust"),
     *("draft", "request", "invitation", "commitment", "named", "root", "head", "leaves_sha256"),
 )
-_WHO: Final = ("recipient", "site", "peer", "to")
+_WHO: Final = _ranked("recipient", "site", "peer", "to")
 _FAILED: Final = {"refusal": "refused", "failure": "failed", "alarm": "alarm"}
 
 
@@ -75,13 +80,16 @@ def flat(entry: Entry, leaf: str) -> Flat:
     )
 
 
-def _first(body: dict[str, Json], names: tuple[str, ...]) -> str:
-    return next((text for name in names if (text := _text(body.get(name)))), "")
+def _first(body: dict[str, Json], names: dict[str, int]) -> str:
+    for name in sorted(names.keys() & body.keys(), key=names.__getitem__):
+        if text := _text(body[name]):
+            return text
+    return ""
 
 
 def _text(value: Json) -> str:
     """A text on one line: control and direction characters would make it look like another one."""
-    if not isinstance(value, str):
+    if not value or not isinstance(value, str):
         return ""
     return value if value.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in value)
 

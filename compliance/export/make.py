@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +32,7 @@ from compliance.validation import load_model
 
 FORMATS: Final[Mapping[FormatName, Format]] = {"jsonl": JSONL, "csv": CSV, "fhir": FHIR}
 EVERYTHING: Final = Selection()
+_BLOCK: Final = 1024  # leaf hashes that are written together
 Put = Callable[[str, Iterator[bytes]], FileRecord]
 
 
@@ -59,7 +60,8 @@ class Written:
     files: tuple[FileRecord, ...]
 
     def statement(self, logged: Logged = NOT_LOGGED) -> Statement:
-        """The statement about the files, dated now."""
+        """The statement about the files, dated now, and never before an entry that is in them."""
+        newest = max((self.view.entries[i].at for i in self.indices), default="")  # they sort as texts
         last = note.parse(self.view.checkpoints[-1])
         expired = [i for i in self.view.expired if i < self.size and i not in self.view.entries]
         classes = sorted({self.view.expired[i] for i in expired})
@@ -78,7 +80,7 @@ class Written:
             "ranges": ranges_of(self.indices),
             "expired": [{"record_class": c, "ranges": r} for c, r in grouped.items()],
             "files": [f.model_dump() for f in self.files],
-            "created": clock.rfc3339(clock.now()),
+            "created": max(clock.rfc3339(clock.now()), newest),
             "software": VERSION,
             "to": logged.to.model_dump() if logged.to else None,
             "decision": logged.decision,
@@ -131,7 +133,7 @@ def write(view: LogView, name: FormatName, selection: Selection, put: Put) -> Wr
     chosen = [e for i, e in sorted(view.entries.items()) if i < size and selection.takes(e)]
     form = FORMATS[name]
     entries = put(form.file, form.chunks(((e, view.leaf_hashes[e.index].hex()) for e in chosen), view.origin))
-    leaves = put(LEAVES, (f"{view.leaf_hashes[i].hex()}\n".encode() for i in range(size)))
+    leaves = put(LEAVES, _lines(view.leaf_hashes[:size]))
     return Written(view, size, name, selection, tuple(e.index for e in chosen), (entries, leaves))
 
 
@@ -140,6 +142,11 @@ def sealed(statement: Statement, signer: Signer | None) -> bytes:
     said = statement.as_json()
     envelope = seal(said, signer) if signer else Envelope(media_type(SCHEMA), canonical(said), ())
     return envelope.encode() + b"\n"
+
+
+def _lines(hashes: Sequence[bytes]) -> Iterator[bytes]:
+    for start in range(0, len(hashes), _BLOCK):
+        yield "".join([f"{leaf.hex()}\n" for leaf in hashes[start : start + _BLOCK]]).encode("ascii")
 
 
 def _cosigned(checkpoints: Iterable[str]) -> tuple[str, ...]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import islice
+from typing import Final, Protocol
 
 from compliance.errors import CheckFailed
 from compliance.log.entry import Entry
+
+_BLOCK: Final = 256  # lines that are written together
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,11 @@ class Format:
     empty: bytes | None = None
 
     def chunks(self, entries: Iterable[tuple[Entry, str]], origin: str) -> Iterator[bytes]:
-        """The file, entry by entry; `entries` are with their leaf hashes in hex."""
+        """The file, some entries at a time; `entries` are with their leaf hashes in hex."""
+        lines = iter(entries)
         before = self.head
-        for entry, leaf in entries:
-            yield before + self.write(entry, leaf, origin)
+        while block := [self.write(entry, leaf, origin) for entry, leaf in islice(lines, _BLOCK)]:
+            yield before + self.between.join(block)
             before = self.between
         if before is self.head:
             yield self.head + self.tail if self.empty is None else self.empty

@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 from dataclasses import fields
+from operator import attrgetter
 from typing import Final
 
 from compliance.export.flat import Flat, flat
 from compliance.export.rows import Format, Row, malformed
 from compliance.log.entry import Entry
 
-COLUMNS: Final = tuple(f.name if f.name != "leaf" else "leaf_sha256" for f in fields(Flat))
+_NAMES: Final = tuple(f.name for f in fields(Flat))
+_CELLS: Final = attrgetter(*_NAMES)
+COLUMNS: Final = tuple("leaf_sha256" if name == "leaf" else name for name in _NAMES)
 # A spreadsheet runs what begins so; a cell that begins with the quote itself gets one more, so that it can be undone.
-_RUNS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
+_RUNS: Final = frozenset("=+-@\t\r\n＝＋－＠'")
 # Where a comma separates decimals, spreadsheets split at the semicolon, also inside of quotes.
 _SPLIT: Final = re.compile(r""";(?=[\s"']*[=+\-@＝＋－＠])""")
 _END: Final = b"\r\n"
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,15}")
 
 
+class _Line:
+    """What a writer of CSV writes to: it gives the line back."""
+
+    @staticmethod
+    def write(line: str) -> str:
+        return line
+
+
+_WRITER: Final = csv.writer(_Line(), lineterminator="")
+
+
 def defused(cell: str) -> str:
     """`cell`, with a quote before what a spreadsheet takes for a formula."""
+    if cell[:1] not in _RUNS and ";" not in cell:
+        return cell
     inside = _SPLIT.sub(";'", cell)
-    return f"'{inside}" if cell.startswith(_RUNS) else inside
+    return f"'{inside}" if cell[:1] in _RUNS else inside
 
 
 def _line(cells: tuple[str, ...]) -> bytes:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(cells)
-    return out.getvalue().encode("utf-8")
+    line: str = _WRITER.writerow(cells)  # what `write` gave back
+    return line.encode("utf-8")
 
 
 def _write(entry: Entry, leaf: str, origin: str) -> bytes:
     del origin  # it stands in the statement
-    row = flat(entry, leaf)
-    values = (getattr(row, f.name) for f in fields(Flat))
-    return _line(tuple("" if v is None else str(v) if isinstance(v, int) else defused(v) for v in values))
+    values = _CELLS(flat(entry, leaf))
+    return _line(tuple([defused(v) if isinstance(v, str) else "" if v is None else str(v) for v in values]))
 
 
 def _read(line: bytes) -> Row:

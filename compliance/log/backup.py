@@ -11,6 +11,7 @@ import io
 import os
 import shutil
 import sqlite3
+import stat
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ SCHEMA: Final = "residency.backup/1"
 _LIST: Final = "backup.json"
 _MOST_LIST: Final = 16 << 20  # bytes
 _BLOCK: Final = 1 << 20
-_PART: Final = r"[A-Za-z0-9_@+-][A-Za-z0-9._@+-]{0,254}"
+_PART: Final = r"[^./\x00][^/\x00]{0,254}"  # hidden files are somebody's drafts, and never in a backup
 _STAGE: Final = ".backup-"
 _PRIVATE: Final = b"PRIVATE KEY-----"
 Of = Literal["agent", "operator"]
@@ -46,7 +47,7 @@ Of = Literal["agent", "operator"]
 class Saved(Frozen):
     """One file of a backup."""
 
-    path: str = Field(pattern=rf"^{_PART}(?:/{_PART}){{0,15}}$")
+    path: str = Field(pattern=rf"\A{_PART}(?:/{_PART})*\z", max_length=4096)
     size: int = Field(ge=0)
     sha256: str = Field(pattern=SHA256)
 
@@ -84,8 +85,9 @@ class Made:
 def make(home: Path, out: Path, kind: Kind, *, keys: bool) -> Made:
     """Write the backup of `home` to `out` (mode 0600), whoever works in the home meanwhile.
 
-    Without `keys` no private key is in it. Raises InputError RSD-2009 (`out` exists), RSD-5067 (no such home),
-    EnvironmentFault RSD-7001, RSD-5030, and CheckFailed for a log that is damaged: such a home is not backed up.
+    Without `keys` no private key is in it. Raises InputError RSD-2009 (`out` exists), RSD-5067 (no such home), RSD-5068
+    (a file whose name cannot be written down), EnvironmentFault RSD-7001, RSD-5030, and CheckFailed for a log that is
+    damaged: such a home is not backed up.
     """
     refuse_existing(out)
     _require(home, kind, str(home))
@@ -125,7 +127,7 @@ def restore(file: Path, home: Path, kind: Kind, check: Callable[[Path], None]) -
 
 def _copy(home: Path, stage: Path, kind: Kind, *, keys: bool) -> tuple[str, ...]:
     """Fill `stage`; returns what was left out. Files are linked: a home replaces files, it does not write into them."""
-    left_out = _links(home)
+    left_out = _not_plain(home)
     log = Database(home / "log.db", tree.SCHEMA)
     try:
         with log.writing():  # nobody appends, so nobody takes a step that needs an entry
@@ -159,13 +161,32 @@ def _files(folder: Path) -> Iterator[PurePosixPath]:
             path = Path(root) / name
             passing = name.startswith(".") or name.endswith((".lock", "-wal", "-shm", "-journal"))
             if not passing and path.is_file() and not path.is_symlink():
+                _check_name(path.relative_to(folder))
                 yield PurePosixPath(path.relative_to(folder).as_posix())
 
 
-def _links(home: Path) -> list[str]:
-    """Links below a home: where they lead is not followed, and what lies there is in no backup."""
+def _check_name(path: Path) -> None:
+    """A list of files is JSON, which is UTF-8. Raises InputError RSD-5068."""
+    name = str(path)
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as e:
+        shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
+        raise InputError(
+            "RSD-5068",
+            f"a backup cannot hold a file of this name: {shown}",
+            rule="the names in a backup are UTF-8",
+            found=shown,
+            limit="a name in UTF-8",
+            next="rename the file, or move it out of the home, and repeat the command",
+        ) from e
+
+
+def _not_plain(home: Path) -> list[str]:
+    """Links, pipes and the like below a home: where a link leads is not followed, what lies there is in no backup."""
     found = (Path(root) / name for root, folders, names in os.walk(home) for name in (*folders, *names))
-    return sorted(path.relative_to(home).as_posix() for path in found if path.is_symlink())
+    plain = (stat.S_ISREG, stat.S_ISDIR)
+    return sorted(p.relative_to(home).as_posix() for p in found if not any(is_(p.lstat().st_mode) for is_ in plain))
 
 
 def _secret(path: Path) -> bool:
@@ -176,8 +197,7 @@ def _secret(path: Path) -> bool:
 def _saved(stage: Path, path: PurePosixPath) -> Saved:
     size = (stage / path).stat().st_size
     with (stage / path).open("rb") as f:
-        found = {"path": str(path), "size": size, "sha256": _digest(f, size)}
-    return load_model(Saved, found, "RSD-5067", "the name of a file in the home")
+        return Saved(path=str(path), size=size, sha256=_digest(f, size))
 
 
 def _digest(source: IO[bytes], size: int, target: IO[bytes] | None = None) -> str:

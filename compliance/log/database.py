@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from compliance.errors import EnvironmentFault
+from compliance.files import require_same_files, which_files
 
 BUSY_TIMEOUT_S = 30.0
 _OPEN_ATTEMPTS = 50
@@ -29,8 +30,8 @@ class Database:
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
             try:
-                self._own = self._file()
                 self._configure(schema)
+                self._opened = which_files(path)
             except BaseException:
                 self._connection.close()
                 raise
@@ -39,7 +40,7 @@ class Database:
         self._use_wal()
         for pragma in ("synchronous=FULL", "trusted_schema=OFF", "cell_size_check=ON"):
             self._connection.execute(f"PRAGMA {pragma}")
-        with self.writing() as connection:
+        with self._transaction("BEGIN IMMEDIATE", "write") as connection:
             tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
             for statement in [] if tables else schema.split(";"):
                 connection.execute(statement)
@@ -55,10 +56,6 @@ class Database:
                 time.sleep(0.05)
             else:
                 return
-
-    def _file(self) -> tuple[int, int]:
-        found = self.path.stat()
-        return found.st_dev, found.st_ino
 
     def close(self) -> None:
         """Close the connection; the object cannot be used afterwards."""
@@ -80,8 +77,7 @@ class Database:
         with self._transaction("BEGIN IMMEDIATE", "write") as connection:
             yield connection
         with self._translated("write"):
-            if self._file() != self._own:
-                raise OSError("it was removed or replaced while it was open; what is written now, nobody finds")
+            require_same_files(self.path, self._opened)
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

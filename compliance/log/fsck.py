@@ -127,7 +127,7 @@ class _Texts:
             tree.parsed(self._origin, index, data)  # says what is wrong with it
             raise tree.bad_entry(self._origin, index, "an entry in another form", "an entry")
         at, body, own, kind, version = found.groups()
-        if int(own) != index:
+        if own != b"%d" % index:
             raise tree.bad_entry(self._origin, index, f"entry {int(own)}", f"entry {index}")
         self._shape(index, kind.decode("ascii"), body, int(version))
         self._time(index, at.decode("ascii"))
@@ -164,17 +164,23 @@ def _check_nodes(connection: sqlite3.Connection, leaves: list[bytes]) -> None:
     level, below = 0, leaves
     while len(below) > 1:
         level += 1
-        above = [merkle.node_hash(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)]
+        above = merkle.parents(below)
         query = "SELECT i, hash FROM nodes WHERE level = ? ORDER BY i"
-        rows = connection.execute(query, (level,))
-        for i, computed in enumerate(above):
-            row = rows.fetchone()
-            if row is None or row[0] != i:
-                raise tree.damaged(f"the tree lacks node {i} of level {level}", "nothing", "32 bytes")
-            if row[1] != computed:
-                message = f"node {i} of level {level} is not the hash of its children"
-                raise tree.damaged(message, bytes(row[1]).hex(), computed.hex())
+        rows = connection.execute(query, (level,)).fetchmany(len(above))
+        if rows != list(enumerate(above)):
+            raise _wrong_node(level, rows, above)
         below = above
+
+
+def _wrong_node(level: int, rows: Sequence[tuple[int, bytes]], above: Sequence[bytes]) -> CheckFailed:
+    """RSD-5035 for the first that is missing or differs."""
+    for i, computed in enumerate(above):
+        if i >= len(rows) or rows[i][0] != i:
+            break
+        if rows[i][1] != computed:
+            message = f"node {i} of level {level} is not the hash of its children"
+            return tree.damaged(message, bytes(rows[i][1]).hex(), computed.hex())
+    return tree.damaged(f"the tree lacks node {i} of level {level}", "nothing", "32 bytes")
 
 
 def _check_cosigned(connection: sqlite3.Connection, key: Ed25519PublicKey, witnesses: KeysEver) -> dict[str, int]:

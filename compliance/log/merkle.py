@@ -29,6 +29,12 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
+def parents(hashes: Sequence[bytes]) -> list[bytes]:
+    """The node hashes of each pair of neighbours; the last of an odd number is left alone."""
+    sha256 = hashlib.sha256
+    return [sha256(b"\x01" + left + right).digest() for left, right in zip(hashes[::2], hashes[1::2], strict=False)]
+
+
 @dataclass(frozen=True, slots=True)
 class Frontier:
     """The complete subtrees of a tree, largest first: all that is needed to append and to know the root."""

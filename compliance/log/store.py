@@ -205,6 +205,11 @@ class LogStore:
             size = self._known_size(connection, size)
             return tree.leaf_hashes(connection, size)
 
+    def root(self, size: int | None = None) -> bytes:
+        """The root over the first `size` entries (all, if None). Raises InputError RSD-5034."""
+        with self._database.reading() as connection:
+            return merkle.root_from(tree.subtrees(connection), self._known_size(connection, size))
+
     def inclusion_proof(self, index: int, size: int | None = None) -> tuple[bytes, ...]:
         """The proof that entry `index` is in the first `size` entries. Raises InputError RSD-5012, RSD-5034."""
         with self._database.reading() as connection:

@@ -202,13 +202,14 @@ def raw(connection: sqlite3.Connection, origin: str, start: int, end: int) -> It
         "SELECT n.i, n.hash, e.data FROM nodes n LEFT JOIN entries e ON e.idx = n.i"
         " WHERE n.level = 0 AND n.i >= ? AND n.i < ? ORDER BY n.i"
     )
-    rows = connection.execute(query, (start, end))
-    for expected in range(start, end):
-        row = rows.fetchone()
-        if row is None or row[0] != expected:
-            raise damaged(f"the tree of log {origin} lacks leaf {expected}", "nothing", "32 bytes")
-        leaf, data = row[1:]
+    expected = start
+    for index, leaf, data in connection.execute(query, (start, end)):
+        if index != expected:
+            break
         yield expected, leaf, data if expired.is_mark(data) else hashed(origin, expected, leaf, data)
+        expected += 1
+    if expected < end:
+        raise damaged(f"the tree of log {origin} lacks leaf {expected}", "nothing", "32 bytes")
 
 
 def check_ends(connection: sqlite3.Connection, origin: str) -> None:

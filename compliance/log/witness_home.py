@@ -85,5 +85,5 @@ def _no_witness(found: str, limit: str) -> Refused:
         rule="a witness cosigns for those whose trust file names its key",
         found=found,
         limit=limit,
-        next="have its witness.pub.json admitted (residency consortium admit --witness FILE), and give that trust file",
+        next="have its witness.pub.json admitted: residency consortium admit --witness FILE; then give that trust file",
     )

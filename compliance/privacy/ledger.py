@@ -23,10 +23,10 @@ from typing import Final, Self
 from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
 from compliance.clock import now, rfc3339
 from compliance.errors import CheckFailed, EnvironmentFault, InputError
-from compliance.files import sync_folder
+from compliance.files import require_same_files, sync_folder, which_files
 from compliance.privacy import ledger_state as rules
 from compliance.privacy.events import UNITS, PrivacyEvent, Unit
-from compliance.privacy.ledger_records import Balance, Charge, Limit, Plan, Reservation
+from compliance.privacy.ledger_records import Balance, Charge, Limit, LogHead, Plan, Reservation
 from compliance.privacy.ledger_state import SourceState
 
 _SCHEMA = """
@@ -38,6 +38,9 @@ CREATE TABLE IF NOT EXISTS entries (
     body BLOB NOT NULL,
     head TEXT NOT NULL,
     PRIMARY KEY (source, seq)
+) STRICT;
+CREATE TABLE IF NOT EXISTS log_seen (
+    one INTEGER PRIMARY KEY CHECK (one = 1), origin TEXT NOT NULL, size INTEGER NOT NULL, root TEXT NOT NULL
 ) STRICT;
 CREATE TRIGGER IF NOT EXISTS entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER IF NOT EXISTS entries_last BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
@@ -56,6 +59,7 @@ class Ledger:
         """Use `Ledger.open`."""
         self._connection = connection
         self._path = path
+        self._opened: tuple[tuple[int, int], ...] | None = None  # None: a reader, which writes nothing
         self._states: dict[str, SourceState] = {}
         self._lock = RLock()
 
@@ -76,6 +80,7 @@ class Ledger:
                 _prepare(connection)
                 sync_folder(path.parent)
                 ledger = cls(connection, path)
+                ledger._opened = which_files(path)
                 for source in ledger.sources():
                     ledger._read(source)
             except BaseException:
@@ -152,15 +157,19 @@ class Ledger:
         with self._lock:
             rules.decide_reserve(self._read(source), study, event_template, claim, holds, also)
 
-    def charge(self, source: str, study: str, round: int, attempt: int, event: PrivacyEvent) -> Charge:
+    def charge(
+        self, source: str, study: str, round: int, attempt: int, event: PrivacyEvent, log: LogHead | None = None
+    ) -> Charge:
         """Pay for one attempt (from 1, no gap) of one round, before its first batch is read; on disk when it returns.
+
+        `log`: what the log is now, kept with the charge: an older log beside this ledger is then seen (`log_seen`).
 
         Refused RSD-4105 for an attempt already charged, RSD-4106 for a skipped one, RSD-4104 without an open
         reservation, RSD-4109 beyond the reservation, RSD-4101 if the limit was lowered below it.
         """
         if round < 0 or attempt < 1:
             raise _bad("round and attempt", f"{round}, {attempt}", "round >= 0, attempt >= 1")
-        state = self._write(source, "charge", lambda s: rules.decide_charge(s, study, round, attempt, event))
+        state = self._write(source, "charge", lambda s: rules.decide_charge(s, study, round, attempt, event), log)
         same = (study, round, attempt)
         return next(c for c in reversed(state.charges) if (c.study, c.round, c.attempt) == same)
 
@@ -205,6 +214,13 @@ class Ledger:
             ).fetchone()
         return row is not None and row[0] == head
 
+    def log_seen(self) -> LogHead | None:
+        """The log as the newest charge found it; None if no charge says."""
+        with self._lock, _disk(self._path):
+            known = self._connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'log_seen'").fetchone()
+            row = self._connection.execute("SELECT origin, size, root FROM log_seen").fetchone() if known else None
+        return LogHead(*row) if row else None
+
     def charges(self, study: str) -> tuple[Charge, ...]:
         """All charges of `study`, by data source and sequence number."""
         with self._lock:
@@ -243,7 +259,9 @@ class Ledger:
             self._states[source] = state
             return state
 
-    def _write(self, source: str, kind: str, decide: Callable[[SourceState], Json | None]) -> SourceState:
+    def _write(
+        self, source: str, kind: str, decide: Callable[[SourceState], Json | None], log: LogHead | None = None
+    ) -> SourceState:
         """Decide on the newest state and append, as one transaction; nobody else can write between the two."""
         with self._lock, _disk(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
@@ -252,11 +270,15 @@ class Ledger:
                 body = decide(state)
                 if body is not None:
                     self._append(state, kind, canonical(body))
+                if log is not None:
+                    self._connection.execute("INSERT OR REPLACE INTO log_seen VALUES (1, ?, ?, ?)", log)
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+            if self._opened is not None:
+                require_same_files(self._path, self._opened)  # a charge in a file that nobody finds is none
             return self._read(source)  # an entry counts only now that it is committed
 
     def _append(self, state: SourceState, kind: str, body: bytes) -> None:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from compliance.privacy.events import PrivacyEvent, Unit
 from compliance.study_event import EVALUATION_ROUND
+
+
+class LogHead(NamedTuple):
+    """What a log was at `size` entries; `root` in hex."""
+
+    origin: str
+    size: int
+    root: str
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,6 @@ def again(logged: Decision, packs: dict[str, Pack], regions: bytes) -> Decision:
 
 def decisions(contents: Contents, context: Context) -> Found:
     """Step 10: every transfer by an ALLOW of both evaluators; every decision is the one that the packs give."""
-    del context
     replayed, transfers = 0, 0
     behind, operator = verify_told.behind_models(contents), contents.study.operator.name
     for member, log in contents.logs.items():
@@ -55,7 +54,7 @@ def decisions(contents: Contents, context: Context) -> Found:
                 _told_of_all(contents, signed, row)
     by_rule = f"{replayed} decisions were decided again with the bundle's packs and region sets, with the same result"
     who = "that the record counts, documents on file and guarantees given to the decisions are true"
-    asserted = tuple((member, who) for member in contents.logs)
+    asserted = (*((member, who) for member in contents.logs), *verify_told.outside(contents, context.anchor.trust))
     return Found((f"{transfers} transfers, each after an ALLOW of both evaluators", by_rule), asserted)
 
 

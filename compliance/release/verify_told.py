@@ -12,7 +12,9 @@ from compliance.log.entry import Entry
 from compliance.release import bodies
 from compliance.release.case import Contents, Logged
 from compliance.study import Study, covers
-from compliance.study_transfer import differences
+from compliance.study_transfer import differences, parties
+from compliance.trust.root import Trust
+from compliance.trust.witnesses import outside_party
 
 # Members log a decision as soon as it is made; between the two lies at most what two stores may wait for their disks.
 LOGGED_WITHIN = timedelta(minutes=15)
@@ -37,6 +39,19 @@ def about_this(contents: Contents, log: Logged, entry: Entry, logged: bodies.Log
     for field, told, due in differences(contents.study, contents.study_digest, transfer, behind):
         message = f"{where} was told of other {field} than the study gives"
         raise _false(message, str(told)[:300], str(due)[:300])
+
+
+def outside(contents: Contents, trust: Trust) -> list[tuple[str, str]]:
+    """Who says of an outside witness, which a checkpoint was decided to be shown to, what the trust file does not."""
+    known, said = parties(contents.study), dict[tuple[str, str], None]()
+    for member in contents.logs:
+        for _, logged in contents.decisions(member):
+            told = logged.decision.transfer
+            for p in (told.recipient, *told.onward):
+                if p.name not in known and p != outside_party(trust, p.name):
+                    reached = f", reached from {', '.join(p.access)}" if p.access else ""
+                    said[member, f"that {p.name}, whom its checkpoints go to, is in {p.jurisdiction}{reached}"] = None
+    return list(said)
 
 
 def mistimed(study: Study | None, entry: Entry, transfer: Transfer) -> list[tuple[str, str, str]]:

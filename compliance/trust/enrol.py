@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -20,6 +20,7 @@ from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
 from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import CheckFailed, InputError, Refused
 from compliance.identity import Envelope, PublicIdentity, Role, Signer, media_type, parse_envelope, seal
+from compliance.law.model import Party
 from compliance.pki import MOST_CSR, csr_public_key, make_csr, public_pem
 from compliance.study import SHA256, Organisation
 from compliance.training_spec import Frozen
@@ -227,6 +228,13 @@ def claimed_invitation(data: bytes, what: str) -> str:
     return _open(EnrolmentRequest, ENROLMENT, "RSD-6009", data, what)[0].invitation
 
 
+class NewWitness(NamedTuple):
+    """An outside witness that is to be named: its key, and where it is and can be reached as a recipient."""
+
+    key: PublicIdentity
+    party: Party
+
+
 def draft_trust(
     config: Consortium,
     operator: PublicIdentity,
@@ -234,11 +242,11 @@ def draft_trust(
     previous: Anchor | None,
     expires: str,
     leaving: str = "",
-    witnesses: Sequence[PublicIdentity] = (),
+    witnesses: Sequence[NewWitness] = (),
 ) -> Envelope:
     """The unsigned next version of the trust file: members before plus those who ask, in order of their names.
 
-    `witnesses` are keys in that role; another key of the same holder ends now.
+    Another key of one of `witnesses` ends now.
 
     A site that is enrolled again gets its new keys; its old ones end now, and still hold for what they signed. The site
     called `leaving` is left out; all its keys end now, and stay in the file for what they signed. Raises Refused
@@ -257,6 +265,7 @@ def draft_trust(
             limit=f"{config.threshold} sites",
             next="collect the requests of more sites and admit them together",
         )
+    named = (operator, *(w.key for w in witnesses))
     record = {
         "schema": TRUST,
         "consortium": config.name,
@@ -267,9 +276,16 @@ def draft_trust(
         "threshold": config.threshold,
         "operator": {**config.operator.model_dump(mode="json"), "node_key": ""},
         "sites": [sites[name].model_dump(mode="json") for name in sorted(sites)],
-        "keys": [k.as_json() for k in _keys((operator, *witnesses), requests, previous, issued, leaving)],
+        "keys": [k.as_json() for k in _keys(named, requests, previous, issued, leaving)],
+        "witnesses": _parties(witnesses, previous),
     }
-    return seal(load_model(Trust, record, "RSD-6001", "draft").model_dump(mode="json", by_alias=True))
+    return seal(load_model(Trust, record, "RSD-6001", "draft").as_json())
+
+
+def _parties(named: Sequence[NewWitness], previous: Anchor | None) -> list[Json]:
+    """Where the witnesses are, those that left too: what was decided about them is read later."""
+    parties = {w.name: w for w in (*(previous.trust.witnesses if previous else ()), *(w.party for w in named))}
+    return [parties[name].model_dump(mode="json") for name in sorted(parties)]
 
 
 def _keys(

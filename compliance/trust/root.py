@@ -19,6 +19,7 @@ from compliance.clock import now, parse_time, rfc3339, time_or_none
 from compliance.errors import CheckFailed, InputError, Refused
 from compliance.files import read_bytes
 from compliance.identity import Envelope, PublicIdentity, Role, media_type, parse_envelope
+from compliance.law.model import Party
 from compliance.training_spec import Frozen
 from compliance.validation import load_model
 
@@ -37,7 +38,11 @@ class Member(Frozen):
 
 
 class Trust(Frozen):
-    """The verified content of trust.json."""
+    """The verified content of trust.json.
+
+    `witnesses`: the outside witnesses as recipients of checkpoints; one that was admitted before this was asked for has
+    a key and no place here, and nothing is shown to it.
+    """
 
     schema_: Literal["residency.trust/1"] = Field(alias="schema")
     consortium: str = Field(pattern=NAME)
@@ -49,6 +54,7 @@ class Trust(Frozen):
     operator: Member
     sites: tuple[Member, ...] = Field(min_length=1)
     keys: tuple[PublicIdentity, ...]
+    witnesses: tuple[Party, ...] = Field(default=(), max_length=1000)
 
     @model_validator(mode="after")
     def _coherent(self) -> Trust:
@@ -67,7 +73,19 @@ class Trust(Frozen):
             listed = key.role == "witness" or key.holder in self._may_hold(key.role, names)
             if not listed and not self._of_a_former_site(key, issued):
                 raise ValueError(f"the {key.role} key {key.keyid[:12]} belongs to {key.holder}, who may not hold one")
+        self._check_witnesses()
         return self
+
+    def _check_witnesses(self) -> None:
+        names = [w.name for w in self.witnesses]
+        if len(set(names)) != len(names):
+            raise ValueError("a witness is listed twice")
+        for name in set(names) - {k.holder for k in self.keys_of("witness")}:
+            raise ValueError(f"{name} is listed as a witness and holds no witness key")
+        places = {m.name: m.jurisdiction for m in (self.operator, *self.sites)}
+        for witness in self.witnesses:
+            if witness.jurisdiction != places.get(witness.name, witness.jurisdiction):
+                raise ValueError(f"{witness.name} is in two jurisdictions, as a member and as a witness")
 
     def _of_a_former_site(self, key: PublicIdentity, issued: datetime) -> bool:
         """A site that left keeps its keys here, ended: they still hold for what they signed, and count for nothing."""
@@ -79,6 +97,10 @@ class Trust(Frozen):
         if role == "operator":
             return [self.operator.name]
         return sites if role in ("signatory", "dpo") else [*sites, self.operator.name]
+
+    def as_json(self) -> dict[str, Json]:
+        """JSON form, with `schema` under its public name; without `witnesses` where there are none, as it once was."""
+        return self.model_dump(mode="json", by_alias=True, exclude=None if self.witnesses else {"witnesses"})
 
     def site(self, name: str) -> Member:
         """The site called `name`. Raises InputError RSD-6010."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from compliance.canonical import canonical, parse_canonical, sha256_hex
+from compliance.clock import parse_time, rfc3339
 from compliance.errors import ResidencyError
 from compliance.export.make import EVERYTHING, FORMATS, export
 from compliance.export.statement import STATEMENT, Selection
@@ -116,6 +118,14 @@ def test_a_signature_of_another_time_counts_for_nothing() -> None:
     for created in ("2025-12-31T00:00:00Z", "2027-01-01T00:00:00Z"):  # before the key, and in the future
         forged = signed_again(honest(), world().log_signer(MEMBER), created=created)
         assert failed(judged(world(), forged)) == (1, "RSD-5151")
+
+
+def test_an_export_dated_before_its_own_entries_is_seen() -> None:
+    newest = parse_time(max(entry.at for entry in log().entries.values()))
+    signer = world().log_signer(MEMBER)
+    near, before = (rfc3339(newest - timedelta(minutes=m)) for m in (5, 6))
+    assert failed(judged(world(), signed_again(honest(), signer, created=near))) is None
+    assert failed(judged(world(), signed_again(honest(), signer, created=before))) == (5, "RSD-5155")
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -138,7 +138,7 @@ def _write(path, text):
     return path
 
 
-def test_a_join_that_fails_on_the_data_tells_none_of_it(home, tmp_path):
+def test_a_join_that_fails_on_the_data_tells_none_of_it(home, tmp_path, forked):
     """With the real training process: it reads the rows, and refuses those without a class."""
     registration.add_dataset(
         home, "thyroid", _table(tmp_path / "a.csv", spoilt=True), "clinic", ["patient_id"], DATA_TERMS

@@ -20,6 +20,7 @@ from compliance.messages import JoinRequest, RoundReply, WitnessReply, WitnessRe
 from compliance.roster import Roster, RosterRow
 from strategies.wire import Request
 from tests.federation import SIZE, TRAINING, consortium, day, entries, joined_home, main_study, open_home, residency
+from tests.log_drafts import refusal_body
 
 ZEROS = np.zeros(SIZE, dtype="<f4")
 
@@ -48,6 +49,28 @@ def test_a_ledger_restored_from_a_backup_spends_nothing(tmp_path: Path) -> None:
         with pytest.raises(Refused) as refused:
             session.answer(site, request)
         assert refused.value.code == "RSD-1225"
+        assert site.workbench.specs == []  # type: ignore[attr-defined]
+
+
+def test_a_log_restored_from_a_backup_beside_a_newer_ledger_is_refused(tmp_path: Path) -> None:
+    home = joined_home("a", tmp_path)
+    shutil.copyfile(home / "log.db", tmp_path / "backup.db")
+    with open_home(home) as site:
+        site.record("refusal", refusal_body(0), "")
+        _contribute(site)
+        site.check_ledger()
+    for rest in ("log.db-wal", "log.db-shm"):
+        (home / rest).unlink(missing_ok=True)
+    shutil.copyfile(tmp_path / "backup.db", home / "log.db")
+    with open_home(home) as site:
+        for n in range(40):  # growing again makes it no newer
+            site.record("refusal", refusal_body(n), "")
+        base = np.ones(SIZE, dtype="<f4")
+        request = main_study().round(base, round=2, base_sha256=sha256_hex(base.tobytes()))
+        for act in (site.check_ledger, lambda: session.answer(site, request)):
+            with pytest.raises(Refused, match="the log is older than the ledger") as refused:
+                act()
+            assert refused.value.code == "RSD-1225"
         assert site.workbench.specs == []  # type: ignore[attr-defined]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
@@ -164,6 +166,51 @@ def test_backup_and_restore_on_a_full_disk_leave_nothing(home: Path, tmp_path: P
     with patch.object(os, "fsync", _full), pytest.raises(EnvironmentFault, match="RSD-7001"):
         todo[act]()
     assert names(tmp_path) == held
+
+
+def _without_room(most: int, code: str, action: Callable[[], object]) -> None:
+    """For a child: RLIMIT_FSIZE, so that the kernel itself refuses what makes a file longer; then `action` raises."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    with pytest.raises(EnvironmentFault, match=code):
+        action()
+
+
+def test_compaction_without_room_changes_nothing(home: Path) -> None:
+    def action() -> None:
+        with patch.object(clock, "now", lambda: LATER), LogStore.open(home / "log.db", ORIGIN, KEY) as store:
+            parts = plan(store, schedules([KEPT], LATER, expired=False), "0" * 64).parts
+            _without_room(4096, "RSD-5030", lambda: store.compact(parts))
+
+    held = (home / "log.db").read_bytes()
+    assert in_child(action) == 0
+    assert (home / "log.db").read_bytes() == held
+    with LogStore.open(home / "log.db", ORIGIN, KEY) as store:
+        assert store.fsck() == len(store.entries(kind="refusal")) == 40
+    compact(home)
+    assert SECRET not in bytes_of(home)
+
+
+@pytest.mark.parametrize("act", ["make", "restore"])
+@pytest.mark.parametrize("room", [4096, 40_000], ids=["first file", "later file"])
+def test_backup_and_restore_without_room_leave_nothing(home: Path, tmp_path: Path, act: str, room: int) -> None:
+    out, back = tmp_path / "out.tar", tmp_path / "back"
+    (home / "studies" / "large.json").write_bytes(b"x" * 100_000)
+    backup.make(home, out, KIND, keys=False)
+    if act == "make":
+        out.unlink()
+    held = names(tmp_path)
+    todo: dict[str, Callable[[], object]] = {
+        "make": lambda: backup.make(home, out, KIND, keys=False),
+        "restore": lambda: backup.restore(out, back, KIND, _nothing),
+    }
+
+    def action() -> None:
+        _without_room(room, "RSD-(7001|5030)", todo[act])
+
+    assert in_child(action) == 0
+    assert names(tmp_path) - {"home/log.db-wal", "home/log.db-shm"} == held - {"home/log.db-wal", "home/log.db-shm"}
+    todo[act]()  # there is room again
 
 
 def _full(_: int) -> None:

@@ -157,7 +157,7 @@ def cancelled(ran, live):
         second = residency("run", "start", file, "--home", live.made.hub, "--answers", answers, "--json")
         shown = residency("run", "show", folder.name, "--home", live.made.hub, "--json")
         cancel = residency("run", "cancel", folder.name, "--reason", "wrong study", "--home", live.made.hub, "--json")
-        live.wait(lambda: RunFolder(folder).roster(2), 10, "the round closed")
+        live.wait(lambda: RunFolder(folder).roster(2), 60, "the round closed")
     return SimpleNamespace(
         study=study, done=live.end_run(process), folder=RunFolder(folder), second=second, shown=shown, cancel=cancel
     )

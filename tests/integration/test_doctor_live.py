@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +18,19 @@ from tests.federation import CONSORTIUM, OPERATOR, Live, consortium, residency
 pytestmark = pytest.mark.timeout(600)
 
 
+class Plain(Live):
+    """`Live`, with the agent as a site starts it."""
+
+    def program(self, name: str) -> tuple[str, ...]:
+        """See `Live.program`."""
+        del name
+        return (sys.executable, "-m", "residency")
+
+
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
     """The server and the agent of one site."""
-    running = Live(consortium())
+    running = Plain(consortium())
     try:
         running.spawn(OPERATOR, "server", "start", "--home", running.made.hub, "--host", "127.0.0.1")
         running.spawn("a", "agent", "start", "--home", running.made.home("a"), "--threads", "1")

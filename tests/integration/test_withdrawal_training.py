@@ -32,7 +32,7 @@ def _cached_rows(home, study):
     return found
 
 
-def test_no_further_batch_is_drawn_and_the_next_round_is_prepared_without_the_subject(study, tmp_path):
+def test_no_further_batch_is_drawn_and_the_next_round_is_prepared_without_the_subject(study, tmp_path, forked):
     home = AgentHome(consortium().copy_home("a", tmp_path))
     site = Site(home)
     site.workbench.threads = 1

@@ -15,7 +15,7 @@ from compliance.log.evidence import LogEvidence, build_evidence
 from compliance.log.witness_home import WitnessHome
 from compliance.trust.root import load_anchor
 from tests.desk import Office, make_trusted_office, ok, refused, run
-from tests.witnesses import WITNESS, Small, day, grow, small
+from tests.witnesses import WITNESS, Small, day, grow, request, small
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,16 @@ def test_a_witness_is_admitted_replaced_and_revoked_by_the_sites_alone(office: O
     first = ok("log", "witness", "init", WITNESS, "--home", tmp_path / "w1")
     refused(3, "RSD-2009", "log", "witness", "init", WITNESS, "--home", tmp_path / "w1")
     draft = tmp_path / "draft.json"
-    ok("consortium", "admit", "--witness", first["public_file"], "--home", office.home, "--out", draft)
+    place = ("--jurisdiction", "DE")
+    ok("consortium", "admit", "--witness", first["public_file"], *place, "--home", office.home, "--out", draft)
     refused(1, "RSD-6002", "consortium", "admit", "--install", draft, "--home", office.home)
     _signed(office, draft)
     trust = load_anchor(office.trust).trust
     assert [(k.keyid, k.revoked_at) for k in trust.keys_of("witness", WITNESS)] == [(first["keyid"], None)]
 
     second = ok("log", "witness", "init", WITNESS, "--home", tmp_path / "w2")
-    ok("consortium", "admit", "--witness", second["public_file"], "--home", office.home, "--out", tmp_path / "d2")
+    second_file = second["public_file"]
+    ok("consortium", "admit", "--witness", second_file, *place, "--home", office.home, "--out", tmp_path / "d2")
     _signed(office, tmp_path / "d2")
     ended = {k.keyid: k.revoked_at for k in load_anchor(office.trust).trust.keys_of("witness", WITNESS)}
     assert (ended[first["keyid"]] is not None, ended[second["keyid"]]) == (True, None)
@@ -55,13 +57,13 @@ def test_a_witness_is_admitted_replaced_and_revoked_by_the_sites_alone(office: O
     ok(*words, "--out", tmp_path / "d3")
     _signed(office, tmp_path / "d3")
     assert all(k.revoked_at for k in load_anchor(office.trust).trust.keys_of("witness", WITNESS))
-    refused(3, "RSD-5110", "consortium", "admit", "--witness", office.root / "berlin" / "signatory.pub.json",
+    refused(3, "RSD-5110", "consortium", "admit", "--witness", office.root / "berlin" / "signatory.pub.json", *place,
             "--home", office.home, "--out", tmp_path / "d4")  # fmt: skip
 
 
 def test_a_log_is_cosigned_by_file_and_the_line_is_taken(made: Small, tmp_path: Path) -> None:
     home, trust = made.home("a"), ("--trust", made.trust)
-    ok("log", "witness", "ask", home, *trust, "--out", tmp_path / "q1")
+    _asked(made, "a", tmp_path / "q1")
     (done,) = ok("log", "witness", "cosign", tmp_path / "q1", "--home", made.witness, *trust,
                  "--out", tmp_path / "out")["cosigned"]  # fmt: skip
     assert (done["origin"], done["size"]) == ("residency/tiny/a", 3)
@@ -71,17 +73,23 @@ def test_a_log_is_cosigned_by_file_and_the_line_is_taken(made: Small, tmp_path: 
         assert log.cosigned_sizes() == {WITNESS: 3}
         assert alarms_of(log) == ()
         grow(log)
-    ok("log", "witness", "ask", home, *trust, "--out", tmp_path / "q2")  # proved from nothing: it saw 3 entries
+    _asked(made, "a", tmp_path / "q2")  # proved from nothing: it saw 3 entries
     refused(
         1, "RSD-5043", "log", "witness", "cosign", tmp_path / "q2", "--home", made.witness, *trust, "--out", tmp_path
     )
-    ok("log", "witness", "ask", home, *trust, "--old", 3, "--out", tmp_path / "q3")
+    _asked(made, "a", tmp_path / "q3", 3)
     ok("log", "witness", "cosign", tmp_path / "q3", "--home", made.witness, *trust, "--out", tmp_path / "out")
     shown = ok("log", "witness", "show", "--home", made.witness)
     assert [(x["origin"], x["size"]) for x in shown["logs"]] == [("residency/tiny/a", 4)]
     # Nothing but public keys and checkpoints is held: no entry's text.
     held = b"".join(path.read_bytes() for path in made.witness.iterdir() if path.name.startswith("witness.db"))
     assert b"refusal 0" not in held
+
+
+def _asked(made: Small, member: str, file: Path, old: int = 0) -> None:
+    """What `log witness ask` writes for the member's log; see test_witness_ask_decided.py."""
+    with made.log(member) as log:
+        file.write_bytes(request(log, old).encode())
 
 
 def _evidence(made: Small, file: Path, name: str = "log.db") -> Path:
@@ -146,7 +154,7 @@ def test_a_log_that_shows_two_witnesses_two_histories_is_convicted_by_either(mad
 
 
 def test_a_server_is_not_started_with_what_is_no_address(office: Office) -> None:
-    told = run("server", "start", "--home", office.home, "--witness", "http://witness.org")
+    told = run("server", "start", "--home", office.home, "--witness", "union=http://witness.org")
     assert (told.exit_code, "RSD-5116" in told.stderr) == (3, True)
     assert not (office.home / "witnesses.json").exists()
 
@@ -174,7 +182,7 @@ def test_only_what_a_known_witness_cosigned_of_this_very_log_is_taken(made: Smal
         assert log.cosigned_sizes() == {}
     (tmp_path / "b.txt").write_text(notes["stranger"])
     out = ("--home", made.witness, *trust, "--out", tmp_path / "out")
-    ok("log", "witness", "ask", made.home("b"), *trust, "--out", tmp_path / "qb")
+    _asked(made, "b", tmp_path / "qb")
     (done,) = ok("log", "witness", "cosign", tmp_path / "qb", *out)["cosigned"]
     refused(1, "RSD-5115", "log", "witness", "take", done["file"], "--into", made.home("a"), *trust)
 

@@ -29,6 +29,7 @@ from compliance.law.law_adoption import adoption_record, draft_law_set
 from compliance.law.regions import load_regions
 from compliance.messages import CloseRequest, encode
 from compliance.pki import issue_site_certificate, make_csr
+from compliance.privacy.ledger_records import LogHead
 from compliance.software import VERSION
 from server.doctor import Doctor as ServerDoctor
 from server.doctor_stores import Stores as ServerStores
@@ -224,6 +225,19 @@ def test_a_charge_that_the_log_holds_and_the_ledger_does_not(home: Path) -> None
     checks = agent_checks(home)
     assert checks["ledger"].state == "fail"
     assert "RSD-1225" in checks["ledger"].found
+
+
+def test_a_log_older_than_the_ledger_beside_it(home: Path) -> None:
+    with open_home(home) as site:
+        size = site.log.size
+        site.ledger._write("s", "limit", lambda _: None, LogHead(site.log.origin, size, site.log.root().hex()))
+    assert agent_checks(home)["ledger"].state == "ok"
+    for seen in ((size + 1, "0" * 64), (size, "0" * 64)):
+        with open_home(home) as site:
+            site.ledger._write("s", "limit", lambda _: None, LogHead(site.log.origin, *seen))
+        found = agent_checks(home)["ledger"]
+        assert found.state == "fail"
+        assert "RSD-1225: the log is older than the ledger" in found.found
 
 
 def test_it_reads_beside_a_working_agent_and_says_so(home: Path) -> None:

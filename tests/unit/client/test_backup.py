@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
 import stat
 import tarfile
@@ -155,7 +156,9 @@ def test_a_changed_archive_restores_nothing(saved: Path, tmp_path: Path) -> None
     assert {p.suffix for p in tmp_path.iterdir()} == {".tar"}
 
 
-@pytest.mark.parametrize("name", ["../out", "/etc/x", "a/../../x", "a/./b", ".hidden", "a//b", "", "x" * 300, "a\n"])
+@pytest.mark.parametrize(
+    "name", ["../out", "/etc/x", "a/../../x", "a/./b", ".hidden", "a//b", "", "x" * 300, "a\0b", "..", "a/"]
+)
 def test_a_path_out_of_the_home_is_refused(saved: Path, tmp_path: Path, name: str) -> None:
     real = members(saved)
     with pytest.raises(InputError, match="RSD-5067"):
@@ -222,5 +225,32 @@ def test_what_lies_behind_a_link_is_told_to_be_left_out(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (home / "old").symlink_to(tmp_path / "elsewhere")
     (home / "note.json").symlink_to(tmp_path / "elsewhere" / "note.json")
+    os.mkfifo(home / "pipe")
     made = backup.make(home, tmp_path / "a.tar", keys=False)
-    assert {"old", "note.json"} <= set(made.left_out)
+    assert {"old", "note.json", "pipe"} <= set(made.left_out)
+
+
+ODD = (
+    "note to self.txt", "-rf", "~", "a;b|c$(d)'\"", "back\\slash", "Größe (2).csv", "n\u0303", "\U0001f600",
+    "two\nlines", "tab\t\x1b[2J", "x" * 255, "backup.json", "trailing ", "deep/" * 30 + "file", "a folder/with. dots./file.",
+)  # fmt: skip
+
+
+def test_a_file_of_any_name_comes_back(tmp_path: Path) -> None:
+    home = joined_home("a", tmp_path)
+    for name in ODD:
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(name, encoding="utf-8")
+    shown = ok("agent", "backup", "--home", home, "--out", tmp_path / "a.tar")
+    assert not set(shown["left_out"]) & set(ODD)
+    ok("agent", "restore", tmp_path / "a.tar", "--home", tmp_path / "back")
+    assert {name: (tmp_path / "back" / name).read_text(encoding="utf-8") for name in ODD} == {n: n for n in ODD}
+
+
+def test_a_name_that_is_no_utf_8_is_said_to_be_in_the_way(tmp_path: Path) -> None:
+    home = joined_home("a", tmp_path)
+    (Path(os.fsdecode(os.fsencode(home) + b"/caf\xe9"))).write_bytes(b"x")
+    found = refused(3, "RSD-5068", "agent", "backup", "--home", home, "--out", tmp_path / "a.tar")
+    assert found["found"] == "caf\\udce9"
+    assert not (tmp_path / "a.tar").exists()
+    assert not list(home.glob(".backup-*"))

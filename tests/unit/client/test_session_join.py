@@ -68,7 +68,7 @@ def _refused(site, request, code, kind=Refused):
 def test_a_study_that_everybody_signed_is_joined(site):
     reply = decode(JoinReply, session.answer(site, main_study().join()).body, "reply")
     assert (reply.site, reply.layout, reply.device) == ("a", LAYOUT, "cpu")
-    denied = {(d.peer, d.artifact) for d in reply.decisions if not d.allow}
+    denied = {(d.recipient.name, d.artifact) for d in reply.decisions if not d.allow}
     assert denied == {(REFUSED, "aggregate"), (REFUSED, "released_model")}
     kinds = [e.kind for e in entries(site, "study", "answer", "decision", "reservation", "join")]
     assert kinds == ["study", "answer", "answer", *["decision"] * 15, "reservation", "join"]
@@ -315,7 +315,7 @@ def test_an_unknown_label_stops_the_join_in_the_real_worker(tmp_path):
         site.close()
 
 
-def test_the_real_worker_trains_a_round(tmp_path):
+def test_the_real_worker_trains_a_round(tmp_path, forked):
     import numpy as np
 
     site = Site(AgentHome(consortium().copy_home("b", tmp_path)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from compliance.desk.connections import MOST_OF_ONE, Shares, door
 from compliance.desk.serve import bind, server
+from compliance.tls import make_tls
 
 HEAD = b"GET / HTTP/1.1\r\nHost: desk\r\n"
 _PATIENCE = 0.4
@@ -24,9 +26,9 @@ async def _hello(scope, receive, send):
 
 
 @contextmanager
-def _served():
+def _served(certificate=None, key=None):
     with bind("127.0.0.1", 0) as listening:
-        made = server(_hello, head_s=_PATIENCE)
+        made = server(_hello, certificate, key, head_s=_PATIENCE)
         thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
@@ -58,6 +60,20 @@ def test_half_open_connections_end_and_readers_are_answered_again():
             one.sendall(HEAD)
         assert all(_ended(one) for one in held)
         assert _ask(where).startswith(b"HTTP/1.1 200")
+
+
+def test_half_a_tls_handshake_ends_too(monkeypatch, tmp_path):
+    monkeypatch.setattr("compliance.desk.serve.HANDSHAKE_S", _PATIENCE)
+    files = make_tls(tmp_path, ("localhost",))
+    with _served(files.certificate, files.key) as where, ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection(where, timeout=5)) for _ in range(20)]
+        for one in held[::2]:
+            one.sendall(b"\x16\x03\x01\x02\x00\x01")  # how a ClientHello begins
+        assert all(_ended(one) for one in held)
+        context = ssl.create_default_context(cafile=files.ca)
+        with context.wrap_socket(socket.create_connection(where, timeout=5), server_hostname="localhost") as asking:
+            asking.sendall(HEAD + b"Connection: close\r\n\r\n")
+            assert asking.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_a_head_that_drips_buys_no_time():

@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,7 @@ from fhir.resources.R4B.structuredefinition import StructureDefinition
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compliance.clock import parse_time
 from compliance.export.fhir import PROFILE
 from compliance.export.flat import flat
 from compliance.export.make import EVERYTHING, FORMATS, export
@@ -27,7 +29,7 @@ from compliance.export.statement import Selection, ranges_of, spread
 from compliance.export.table import COLUMNS, defused
 from compliance.log.entry import Entry, new_entry
 from tests.exports import WHEN, entries_of, failed, judged, statement_of, statuses, view_of
-from tests.world import stopped_clock, world
+from tests.world import AT, stopped_clock, world
 
 POISON = (
     "=cmd|' /C calc'!A0", "+1+1", "-2", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "'=1",
@@ -74,9 +76,18 @@ def test_the_same_log_gives_the_same_files(name: str) -> None:
     with stopped_clock():
         again = export(view(), name, EVERYTHING, world().log_signer("site-a"))
     assert again == made(name)
-    later = export(view(), name, EVERYTHING, world().log_signer("site-a"))
+    with stopped_clock(AT + timedelta(minutes=30)):
+        later = export(view(), name, EVERYTHING, world().log_signer("site-a"))
     assert {n for n in later if later[n] != again[n]} == {"export.json"}
     assert {k for k, v in statement_of(later).items() if v != statement_of(again)[k]} == {"created"}
+
+
+def test_it_is_never_dated_before_an_entry_that_is_in_it() -> None:
+    newest = max(entry.at for entry in view().entries.values())
+    with stopped_clock(parse_time(newest) - timedelta(minutes=4)):
+        files = export(view(), "jsonl", EVERYTHING, world().log_signer("site-a"))
+    assert statement_of(files)["created"] == newest
+    assert failed(judged(world(), files)) is None
 
 
 def test_each_line_of_json_hashes_to_its_leaf_with_nothing_but_sha256() -> None:

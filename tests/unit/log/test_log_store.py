@@ -278,13 +278,13 @@ def test_a_log_that_was_cut_while_a_process_writes_it_is_not_written_again(path:
         assert store.size == 3
 
 
-@pytest.mark.parametrize("replaced", [False, True])
-def test_what_goes_into_a_file_that_nobody_finds_is_not_written(path: Path, *, replaced: bool) -> None:
+@pytest.mark.parametrize("act", ["removed", "replaced", "write-ahead file removed"])
+def test_what_goes_into_a_file_that_nobody_finds_is_not_written(path: Path, act: str) -> None:
     with LogStore.open(path, ORIGIN, KEY) as store:
         fill(store, 2)
         copy = path.read_bytes()
-        path.unlink()
-        if replaced:
+        (path.with_name(f"{path.name}-wal") if act.startswith("write") else path).unlink()
+        if act == "replaced":
             path.write_bytes(copy)
         with pytest.raises(EnvironmentFault, match="RSD-5030"):
             store.append(*commit(2))

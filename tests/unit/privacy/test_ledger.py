@@ -282,3 +282,22 @@ def test_a_round_and_the_evaluation_are_each_paid_from_their_own_part(ledger: Le
 def test_a_study_without_an_evaluation_pays_for_none(ledger: Ledger) -> None:
     with pytest.raises(Refused, match="RSD-4109"):
         reserved(ledger).charge("site/thyroid", STUDY, 0, 1, event(8))
+
+
+@pytest.mark.parametrize("act", ["removed", "replaced", "write-ahead file removed"])
+def test_a_charge_in_a_file_that_nobody_finds_is_no_charge(ledger: Ledger, tmp_path: Path, act: str) -> None:
+    reserved(ledger)
+    ledger.charge("site/thyroid", STUDY, 1, 1, event(8))
+    path = tmp_path / "ledger.db"
+    if act == "replaced":
+        (tmp_path / "copy.db").write_bytes(path.read_bytes())
+        (tmp_path / "copy.db").replace(path)
+    else:
+        (path if act == "removed" else tmp_path / "ledger.db-wal").unlink()
+    for write in (
+        lambda: ledger.charge("site/thyroid", STUDY, 2, 1, event(8)),
+        lambda: ledger.set_limit("site/thyroid", 10_000, 10**5),
+        lambda: ledger.release_unused(STUDY),
+    ):
+        with pytest.raises(EnvironmentFault, match="RSD-4120"):
+            write()

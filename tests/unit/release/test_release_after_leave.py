@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ import pytest
 from compliance.clock import parse_time, rfc3339
 from compliance.errors import InputError
 from compliance.identity import parse_envelope, seal
+from compliance.log import checkpoint, cosign, merkle, note
+from compliance.log.checkpoint import Checkpoint
 from compliance.release.verify import verify_bundle
 from compliance.trust.root import Anchor, check_successor, open_trust, parse_trust
+from compliance.trust.witnesses import keys_until, neutral, witness_keys
 from tests.world import AT, failed, world
 
 LEAVER = "site-c"
@@ -38,6 +42,22 @@ def test_a_release_is_judged_by_the_trust_file_of_its_time() -> None:
     assert failed(made.verify(made.bundle)) == (0, "")
     step, text = failed(verify_bundle(made.bundle, anchor, AT))
     assert (step, "another trust file" in text) == (2, True)
+
+
+@pytest.mark.parametrize(("minutes", "counts"), [(-1, True), (0, False), (1, False)])
+def test_what_it_cosigned_as_a_member_stays_cosigned(minutes: int, *, counts: bool) -> None:
+    made, left = world(), AT - timedelta(minutes=10)
+    trust = successor(rfc3339(left)).trust
+    name = trust.witness_name(LEAVER)
+    assert name not in witness_keys(trust, "site-a", AT)
+    root = Checkpoint(made.origin("site-a"), 0, merkle.EMPTY_ROOT)
+    signed = note.parse(checkpoint.sign(root, made.log_signer("site-a").private))
+    second = int((left + timedelta(minutes=minutes)).timestamp())
+    line = cosign.cosign(signed.text, name, made.log_signer(LEAVER).private, second)
+    found = cosign.cosigners(note.with_signature(signed, line), keys_until(trust, "site-a", AT))
+    assert found == ({name: second} if counts else {})
+    assert neutral(trust, "site-a", [name]) == {LEAVER}
+    assert name not in keys_until(trust, LEAVER, AT)
 
 
 def test_keys_of_no_member_must_have_ended() -> None:

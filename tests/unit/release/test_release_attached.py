@@ -12,8 +12,6 @@ from unittest.mock import patch
 import pytest
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from google.protobuf import json_format
 from huggingface_hub import ModelCard
 from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
@@ -78,7 +76,10 @@ def of_another_task(kind: str) -> Contents:
 
 
 @cache
-def schema_of_cyclonedx() -> JsonStrictValidator:
+def schema_of_cyclonedx() -> Any:
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator  # compiles 39 grammars, which every worker would wait for
+
     return JsonStrictValidator(SchemaVersion.V1_6)
 
 

@@ -8,6 +8,7 @@ from compliance.counting import Tally
 from compliance.errors import Refused
 from compliance.law.counters import Counters
 from compliance.law.decide import Engine, builtin_packs
+from compliance.law.model import Party
 from compliance.log.store import LogStore
 from compliance.messages import CheckpointOffer, JoinReply, LayoutEntry, PeerDecision
 from compliance.roster import EntryRef
@@ -48,9 +49,14 @@ def _reply(site, *denied):
     entry = EntryRef(origin=f"tiny/{site}", index=3, leaf="ab" * 32)
     decisions = tuple(
         PeerDecision(
-            peer=peer, artifact="aggregate", allow=peer not in denied, rule="x.rule", plain="Not this one.", entry=entry
+            recipient=Party(name=peer, jurisdiction=place),
+            artifact="aggregate",
+            allow=peer not in denied,
+            rule="x.rule",
+            plain="Not this one.",
+            entry=entry,
         )
-        for peer in JURISDICTIONS
+        for peer, place in JURISDICTIONS.items()
         if peer != site
     )
     return JoinReply(

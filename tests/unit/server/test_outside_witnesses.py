@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from compliance.canonical import canonical
 from compliance.clock import now
-from compliance.errors import InputError
+from compliance.errors import InputError, Refused
 from compliance.identity import new_signer
 from compliance.log import cosign, note
 from compliance.log.alarms import alarms_of
@@ -56,9 +57,21 @@ def witness(made: Small, memory: str = "witness.db") -> Iterator[str]:
             yield address
 
 
-def outside(made: Small, *addresses: str) -> OutsideWitnesses:
-    install(made.home(OPERATOR), addresses, None)
-    return OutsideWitnesses(made.home(OPERATOR), made.anchor.trust)
+class Open:
+    """Lets every log be shown to every witness, and remembers what it was asked; see test_witness_gate.py."""
+
+    def __init__(self, *denied: str) -> None:
+        self.denied, self.asked = denied, list[tuple[str, str]]()
+
+    def check(self, witness: str, origin: str) -> None:
+        self.asked.append((witness, origin))
+        if origin in self.denied:
+            raise Refused("RSD-5120", f"{origin} is withheld")
+
+
+def outside(made: Small, *addresses: str, gate: Open | None = None) -> OutsideWitnesses:
+    install(made.home(OPERATOR), [f"{WITNESS}={a}" for a in addresses], None)
+    return OutsideWitnesses(made.home(OPERATOR), made.anchor.trust, gate or Open())
 
 
 def shown(log: LogStore) -> Shown:
@@ -94,7 +107,6 @@ def test_a_witness_that_forgot_is_an_alarm(made: Small) -> None:
             outside(made, address).ask([shown(a)])
             grow(a)
             outside(made, address).ask([shown(a)])
-        install(made.home(OPERATOR), [address], None)
         signer = WitnessHome(made.witness).signer()
         with WitnessStore(made.witness / "backup.db", WITNESS, signer.private) as store:
             store.cosign(a.checkpoint(3), a.public_key, 0, (), origin=a.origin)
@@ -102,7 +114,7 @@ def test_a_witness_that_forgot_is_an_alarm(made: Small) -> None:
             opened = WitnessDoor(("127.0.0.1", port), part.answer, None)
             threading.Thread(target=opened.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
             grow(a)
-            came = OutsideWitnesses(made.home(OPERATOR), made.anchor.trust).ask([shown(a)])
+            came = outside(made, address).ask([shown(a)])
             opened.shutdown()
             opened.server_close()
     assert [x.size for x in came.lines] == [5]
@@ -155,8 +167,8 @@ def test_a_witness_that_is_away_is_left_alone_for_a_while(made: Small) -> None:
     with made.log("a") as a, made.log("b") as b:
         with witness(made) as address:
             pass  # gone again
-        install(made.home(OPERATOR), [address], None)
-        asked = OutsideWitnesses(made.home(OPERATOR), made.anchor.trust, lambda: clock[0])
+        install(made.home(OPERATOR), [f"{WITNESS}={address}"], None)
+        asked = OutsideWitnesses(made.home(OPERATOR), made.anchor.trust, Open(), lambda: clock[0])
         assert codes(asked.ask([shown(a), shown(b)])) == ["RSD-5102"]  # one try, not one a log
         assert codes(asked.ask([shown(a)])) == []
         assert codes(asked.ask([shown(a)], at_once=True)) == ["RSD-5102"]
@@ -288,10 +300,13 @@ def test_a_member_whose_log_stands_still_in_a_run_is_an_alarm_once(made: Small) 
         ("witness.org:443", "https://witness.org:443"),
         ("https://witness.org/w1/", "https://witness.org:443/w1"),
         ("http://localhost:80", "http://localhost:80"),
+        ("[::1]:9650", "http://[::1]:9650"),
+        ("https://[2001:db8::1]/w", "https://[2001:db8::1]:443/w"),
     ],
 )
 def test_addresses_are_read(text: str, found: str) -> None:
     assert str(parse_address(text)) == found
+    assert parse_address(found) == parse_address(text)  # as it stands in witnesses.json
 
 
 @pytest.mark.parametrize(
@@ -301,6 +316,7 @@ def test_addresses_are_read(text: str, found: str) -> None:
         "http://witness.org",
         "ftp://witness.org",
         "witness.org:99999",
+        "witness.org:0",
         "https://u:p@w.org",
         "https://w.org/?q",
         "///x",
@@ -308,10 +324,67 @@ def test_addresses_are_read(text: str, found: str) -> None:
 )
 def test_what_is_no_address_is_refused(made: Small, text: str) -> None:
     with pytest.raises(InputError) as wrong:
-        install(made.home(OPERATOR), [text], None)
+        install(made.home(OPERATOR), [f"{WITNESS}={text}"], None)
     assert wrong.value.code == "RSD-5116"
+    assert not (made.home(OPERATOR) / "witnesses.json").exists()
+
+
+@pytest.mark.parametrize("text", ["w.org:443", "=w.org:443", "Union=w.org:443", "https://w.org/a=b", "a b=w.org"])
+def test_an_address_without_its_witness_is_refused(made: Small, text: str) -> None:
+    with pytest.raises(InputError, match=r"RSD-5116 .*--witness NAME=HOST:PORT"):
+        install(made.home(OPERATOR), [text], None)
+    (made.home(OPERATOR) / "witnesses.json").write_bytes(canonical({"addresses": [text], "ca": ""}))
+    with pytest.raises(InputError, match="RSD-5116"):  # of a server that was started before this was asked for
+        OutsideWitnesses(made.home(OPERATOR), made.anchor.trust, Open())
+
+
+def test_what_the_gate_denies_is_not_sent_and_told_once(made: Small) -> None:
+    arrived: list[bytes] = []
+
+    def count(data: bytes) -> Answer:
+        arrived.append(data)
+        return Answer(500, "")
+
+    with ExitStack() as stack:
+        a, own = (stack.enter_context(made.log(name)) for name in ("a", OPERATOR))
+        gate = Open(a.origin, own.origin)
+        asked = outside(made, stack.enter_context(door(count)), gate=gate)
+        first, again = asked.ask([shown(a), shown(own)]), asked.ask([shown(a), shown(own)], at_once=True)
+        assert (codes(first), codes(again), first.asked) == (["RSD-5120"] * 2, [], False)
+        assert gate.asked == [(WITNESS, a.origin), (WITNESS, own.origin)] * 2
+        assert arrived == []
+        gate.denied = (a.origin,)
+        assert codes(asked.ask([shown(a), shown(own)])) == ["RSD-5103"]
+    (only,) = arrived
+    assert note.parse(parse_request(only).note).text.startswith(own.origin + "\n")
+
+
+def test_another_witness_than_the_one_that_was_decided_on_is_not_believed(made: Small, tmp_path: Path) -> None:
+    other = WitnessHome.make(tmp_path / "w2", "second-union", 300).signer()
+    made.write_trust(WitnessHome(made.witness).signer(), other)
+
+    def by_other(data: bytes) -> Answer:
+        text = note.parse(parse_request(data).note).text
+        return Answer(200, cosign.cosign(text, "second-union", other.private, int(time.time())).line())
+
+    with door(by_other) as address, made.log("a") as a:
+        came = outside(made, address).ask([shown(a)])
+    assert (codes(came), came.lines, came.errors[0][1].found) == (["RSD-5103"], [], "second-union")
+
+
+def test_one_address_is_of_one_witness(made: Small) -> None:
+    text = ["one=w.org:443", "two=https://w.org/"]
+    with pytest.raises(InputError, match=r"RSD-5116 .*one and two") as wrong:
+        install(made.home(OPERATOR), text, None)
+    assert "NAME=HOST:PORT" in wrong.value.next
+    (made.home(OPERATOR) / "witnesses.json").write_bytes(canonical({"addresses": text, "ca": ""}))
+    with pytest.raises(InputError, match="RSD-5116"):
+        OutsideWitnesses(made.home(OPERATOR), made.anchor.trust, Open())
+    install(made.home(OPERATOR), ["one=w.org:443", "one=w.org:444", "two=w.org/2"], None)
+    assert len(outside_witnesses.configured(made.home(OPERATOR)).named()) == 3
 
 
 def test_each_start_says_anew_which_witnesses_there_are(made: Small) -> None:
     assert outside(made, "w.org:1", "w.org:1")
+    assert outside_witnesses.configured(made.home(OPERATOR)).addresses == (f"{WITNESS}=https://w.org:1",)
     assert not outside(made)
