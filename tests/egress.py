@@ -197,7 +197,10 @@ WAYS: Final[dict[Place, Way]] = {
     ),
     **{("compliance/desk/guard.py", f"Guard.{f}", "send"): DESK for f in ("__call__", "__call__.sending", "_refuse")},
     ("compliance/desk/login.py", "", "import http.cookies"): TYPES,
-    **{("compliance/desk/serve.py", "", f"import {n}"): TYPES for n in ("socket", "ssl", "uvicorn")},
+    **{("compliance/desk/serve.py", "", f"import {n}"): TYPES for n in ("asyncio", "socket", "ssl", "uvicorn")},
+    ("compliance/desk/serve.py", "Loop.create_server", "create_server"): Way(
+        why="listens; what a reader of the desk is shown stays with whoever started it for them"
+    ),
     ("compliance/desk/timing.py", "", "import asyncio"): TYPES,
     ("compliance/log/witness_protocol.py", "parse_request", "Request"): Way(why="reads what came"),
     **{("compliance/log/witness_server.py", "", f"import {n}"): TYPES for n in ("http.server", "socket", "ssl")},

@@ -58,11 +58,11 @@ class RoundCheck:
 
     def saw_step(self, step: StepSeen) -> None:
         """Take in one noisy step, without waiting for the device."""
-        z = (step.noisy - step.clipped).double()
+        z = step.noisy.double().sub_(step.clipped)
         self._squares.append(z @ z)
         if self._previous is not None:
-            self._products.append(z @ self._previous)
-        self._previous = z
+            self._products.append(z @ self._previous.double())
+        self._previous = z.float()  # exact: an integer below 2^24
         self._batches.append(step.norms.numel())
         self._longest.append(step.norms.amax() if step.norms.numel() else step.norms.sum())
         self._errors.append(step.sum_error)

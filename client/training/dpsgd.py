@@ -77,6 +77,7 @@ class Round:
             optimizer.signal_skip_step(i + 1 < len(pieces))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            self.source.begin(0)
         if not pieces:
             optimizer.empty_batch()
             optimizer.step()

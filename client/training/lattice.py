@@ -10,6 +10,7 @@ data ever happens (Mironov, CCS 2012, shows what that would leak).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,12 +27,12 @@ STEPS_PER_CLIP = 1 << 16  # gamma = clip / 2^16 for sigma <= 1, and in proportio
 FLOAT_SLACK = 2.0**-20
 TAIL = 10.0  # standard deviations that the sampler's table covers
 _TAIL_MASS = 1.6e-23  # P(|N(0,1)| > 10) < 1.53e-23
-_GUIDE = 20  # bits of a word that the guide looks up
+_KEPT = 6.0  # standard deviations whose thresholds are kept; one word in 5 * 10^8 is beyond
+_GUIDE = 18  # bits of a word that the guide looks up
 _GUIDED = 1 << 16  # samples from which on the guide is worth its making
 _CHUNK = 1 << 14  # samples at a time: what is between words and samples stays in the cache
 _HIGH, _LOW = 63, 40  # bits of the weights: in the first word, and in the second where the first does not decide
-_REST = _HIGH - _GUIDE
-_REST_MASK = np.uint64(2**_REST - 1)
+_REST = np.uint64(_HIGH - _GUIDE)
 MIN_SIGMA, MAX_SIGMA = 0.1, 100.0
 
 
@@ -105,24 +106,17 @@ class RoundedGaussian:
     def __init__(self, scale: float) -> None:
         if scale < 2**12:
             raise ValueError("the table's series needs a scale of at least 4096 lattice steps")
-        self._high, low = _weights(scale)
-        np.cumsum(low, out=low)  # below 2^23 entries * 2^40
-        np.cumsum(self._high, out=self._high)
-        low >>= np.uint64(_LOW)
-        self._high += low
         self._scale = scale
-        self._guide: Words | None = None
-        self.tv_error = self._high.size * 2.0 ** -(_HIGH + _LOW) + _TAIL_MASS
-
-    @property
-    def _low(self) -> Words:
-        """The 40 further bits of each threshold: so seldom asked for that they are not kept."""
-        return np.cumsum(_weights(self._scale)[1], dtype=np.uint64) & np.uint64(2**_LOW - 1)
+        self._high = np.empty(math.ceil(_KEPT * scale / _CHUNK) * _CHUNK, np.uint64)
+        for at, (high, _) in zip(range(0, self._high.size, _CHUNK), _thresholds(scale), strict=False):
+            self._high[at : at + _CHUNK] = high
+        self._guide: npt.NDArray[np.uint32] | None = None
+        self.tv_error = _magnitudes_of(scale) * 2.0 ** -(_HIGH + _LOW) + _TAIL_MASS
 
     def sample(self, stream: Stream, count: int) -> Integers:
         """`count` independent samples, shape (count,), int64."""
         out = np.empty(count, np.int64)
-        if self._guide is None and count >= _GUIDED and self._high.size < 1 << _GUIDE:
+        if self._guide is None and count >= _GUIDED and self._high.size < 1 << 31:
             self._guide = _guide(self._high)
         for at in range(0, count, _CHUNK):
             words = stream.words(min(_CHUNK, count - at))
@@ -134,62 +128,70 @@ class RoundedGaussian:
     def _magnitudes(self, high: Words, stream: Stream) -> Integers:
         """How many thresholds are at or below each 63-bit word; by search, or where the guide knows, by one look."""
         if self._guide is None:
-            found, open_ = np.searchsorted(self._high, high, side="right"), None
+            found = np.searchsorted(self._high, high, side="right")
         else:
-            entry = self._guide.take((high >> np.uint64(_REST)).view(np.int64))
-            rest, threshold = high & _REST_MASK, entry & _REST_MASK
-            found = (entry >> np.uint64(_REST + 1)).view(np.int64) + (rest >= threshold)
-            open_ = np.flatnonzero((entry & np.uint64(1 << _REST)).astype(bool) | (rest == threshold))
-            found[open_] = np.searchsorted(self._high, high[open_], side="right")
-        some = found if open_ is None else found[open_]
-        at = high if open_ is None else high[open_]
-        # Happens for one sample in 10^11: w is a threshold, or beyond the last one.
-        for i in np.flatnonzero((some == self._high.size) | (self._high.take(some - 1, mode="wrap") == at)):
-            j = i if open_ is None else open_[i]
-            found[j] = self._settle(int(high[j]), stream)
+            entry = self._guide.take((high >> _REST).view(np.int64))
+            found = (entry >> 1).astype(np.int64)
+            found += self._high.take(found, mode="clip") <= high
+            many = np.flatnonzero(entry & 1)
+            found[many] = np.searchsorted(self._high, high[many], side="right")
+        # Seldom: w is a threshold, or beyond the last one that is kept.
+        for i in np.flatnonzero((found == self._high.size) | (self._high.take(found - 1, mode="wrap") == high)):
+            found[i] = self._settle(int(high[i]), stream)
         return found
 
     def _settle(self, high: int, stream: Stream) -> int:
         """The magnitude when 63 bits do not decide: 40 more bits, and again from the start beyond the last weight."""
-        thresholds = self._low
+        thresholds, further = (np.concatenate(part) for part in zip(*_thresholds(self._scale), strict=True))
+        found = int(np.searchsorted(thresholds, np.uint64(high), side="right"))
+        if found < thresholds.size and int(thresholds[found - 1]) != high:
+            return found
         while True:
             low = int(stream.words(1)[0]) >> (64 - _LOW)
-            first = int(np.searchsorted(self._high, np.uint64(high), side="left"))
-            while first < self._high.size and (int(self._high[first]), int(thresholds[first])) <= (high, low):
+            first = int(np.searchsorted(thresholds, np.uint64(high), side="left"))
+            while first < thresholds.size and (int(thresholds[first]), int(further[first])) <= (high, low):
                 first += 1
-            if first < self._high.size:
+            if first < thresholds.size:
                 return first
             high = int(stream.words(1)[0]) >> 1
 
 
-def _guide(thresholds: Words) -> Words:
-    """For each first 20 bits of a 63-bit word: 20 bits, how many thresholds are below; 1 bit, whether more than one is
-    inside; 43 bits, the rest of the first one inside (all ones if none is). An equal rest decides nothing."""
-    found = np.empty(1 << _GUIDE, np.uint64)
+def _guide(thresholds: Words) -> npt.NDArray[np.uint32]:
+    """For each first 18 bits of a 63-bit word: how many thresholds are below, and 1 bit, whether more than one is
+    inside."""
+    found = np.empty(1 << _GUIDE, np.uint32)
     for at in range(0, found.size, _CHUNK):
-        edges = np.arange(at, at + _CHUNK + 1, dtype=np.uint64) << np.uint64(_REST)
+        edges = np.arange(at, at + _CHUNK + 1, dtype=np.uint64) << _REST
         below = np.searchsorted(thresholds, edges, side="left")
-        inside, below = np.diff(below), below[:-1]
-        first = np.where(inside > 0, thresholds.take(below, mode="clip") & _REST_MASK, _REST_MASK)
-        packed = (below.astype(np.uint64) << np.uint64(1)) | (inside > 1).astype(np.uint64)
-        found[at : at + _CHUNK] = (packed << np.uint64(_REST)) | first
+        found[at : at + _CHUNK] = (below[:-1] << 1) | (np.diff(below) > 1)
     return found
 
 
-def _weights(scale: float) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+def _magnitudes_of(scale: float) -> int:
+    return math.ceil(TAIL * scale) + 1
+
+
+def _thresholds(scale: float) -> Iterator[tuple[Words, Words]]:
+    """The cumulated weights chunk by chunk, as (units of 2^-63, the 40 further bits)."""
+    high, low = np.zeros(1, np.uint64), np.zeros(1, np.uint64)
+    for whole, rest in _weights(scale):
+        high = np.cumsum(whole) + high[-1]
+        low = np.cumsum(rest) + low[-1]  # below 2^23 entries * 2^40
+        yield high + (low >> np.uint64(_LOW)), low & np.uint64(2**_LOW - 1)
+
+
+def _weights(scale: float) -> Iterator[tuple[Words, Words]]:
     """The magnitudes' weights in units of 2^-103, as (units of 2^-63, the rest), together just below 2^103.
 
-    In pieces: the tables stay for the life of the process, and what is only on the way to them shall leave no holes.
+    Chunk by chunk: what is only on the way to the tables that stay takes no memory and leaves no holes.
     """
-    count = math.ceil(TAIL * scale) + 1
+    count = _magnitudes_of(scale)
     starts = range(0, count, _CHUNK)
     unit = 2.0**_HIGH * (1 - 2.0**-40) / math.fsum(_masses(scale, at, count).sum() for at in starts)
-    whole, rest = np.empty(count, np.uint64), np.empty(count, np.uint64)
     for at in starts:
         mass = _masses(scale, at, count) * unit
         floor = np.floor(mass)
-        whole[at : at + _CHUNK], rest[at : at + _CHUNK] = floor, np.floor((mass - floor) * 2.0**_LOW)
-    return whole, rest
+        yield floor.astype(np.uint64), np.floor((mass - floor) * 2.0**_LOW).astype(np.uint64)
 
 
 def _masses(scale: float, start: int, count: int) -> npt.NDArray[np.float64]:

@@ -34,7 +34,7 @@ class Noise(Protocol):
     """Integer noise in lattice steps. Production passes the sampler of client/training/lattice.py."""
 
     def __call__(self, count: int) -> Integers:
-        """`count` independent samples."""
+        """`count` independent samples, free to overwrite."""
         ...
 
 
@@ -42,8 +42,8 @@ class Source(Protocol):
     """Where the gradients of a pass are: `BookKeeping`, or `OpacusHooks`."""
 
     @property
-    def flat(self) -> torch.Tensor:
-        """float32 (units, columns), all parameters but the summed ones in the order of the flat vector."""
+    def blocks(self) -> tuple[torch.Tensor, ...]:
+        """float32 (units, columns) each, all parameters but the summed ones in the order of the flat vector."""
         ...
 
     @property
@@ -132,6 +132,11 @@ class OpacusHooks:
         """float32 (units, d)."""
         return self._rows[: self._units]
 
+    @property
+    def blocks(self) -> tuple[torch.Tensor, ...]:
+        """`flat`, as the one block that there is."""
+        return (self.flat,)
+
     def squared_norms(self) -> torch.Tensor:
         """float64 (units,)."""
         return squared_lengths(self._rows)[: self._units]
@@ -187,12 +192,10 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
         self._clear()
 
     def _clear(self) -> None:
-        """Start a logical batch."""
+        """Start a logical batch. Its sums take no memory before its first backward pass is over."""
         device = exact(self._ordered[0].detach()).device
-        large = self._source.summed
-        columns = sum(p.numel() for p in self._ordered) - sum(rows * cols for rows, cols in (s.shape for s in large))
-        self._total = torch.zeros(columns, dtype=torch.int64, device=device)
-        self._sums = [torch.zeros(s.shape[0] * s.shape[1], dtype=torch.float64, device=device) for s in large]
+        self._total: torch.Tensor | None = None
+        self._sums: list[torch.Tensor] = []
         self._norms: list[torch.Tensor] = []
         self._non_finite = torch.zeros((), dtype=torch.int64, device=device)
         self._sum_error = torch.zeros((), dtype=torch.float64, device=device)
@@ -209,14 +212,28 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
         for p in self._ordered:
             _check_processed_flag(p.grad_sample)
         by = factors(self._source.squared_norms(), self._lattice)
+        total = self._summed_up()
         squared = self._add_large(by) if len(by.bad) else torch.zeros(0, dtype=torch.float64, device=by.bad.device)
-        out = clip_rows(self._source.flat, by)
-        self._total += out.total
-        self._norms.append((out.lengths.square() + squared).sqrt())
-        self._non_finite += out.bad.sum()
+        blocks = self._source.blocks
+        for block, into in zip(blocks, torch.split(total, [b.shape[1] for b in blocks]), strict=True):
+            out = clip_rows(block, by)
+            into.add_(out.total)
+            squared += out.lengths.square()
+        self._norms.append(squared.sqrt())
+        self._non_finite += by.bad.sum()
         for p in self._ordered:
-            p.summed_grad = self._total
+            p.summed_grad = total
             _mark_as_processed(p.grad_sample)
+
+    def _summed_up(self) -> torch.Tensor:
+        """int64: what was accumulated of this logical batch, but for the summed layers; zeros at first."""
+        if self._total is None:
+            device = self._non_finite.device
+            sizes = [rows * cols for rows, cols in (s.shape for s in self._source.summed)]
+            columns = sum(p.numel() for p in self._ordered) - sum(sizes)
+            self._total = torch.zeros(columns, dtype=torch.int64, device=device)
+            self._sums = [torch.zeros(size, dtype=torch.float64, device=device) for size in sizes]
+        return self._total
 
     def _add_large(self, by: Factors) -> torch.Tensor:
         """Add the summed layers; float64 (units,): squared length of each unit's clipped gradient in them, in steps."""
@@ -231,12 +248,13 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def _clipped(self) -> torch.Tensor:
         """int64 (d,): what was accumulated, in the order of the parameters."""
+        total = self._summed_up()
         if not self._sums:
-            return self._total
+            return total
         names = [layer.name for layer in self._source.summed]
         large = {n: torch.round(s.mul_(1 / self._lattice.gamma)).long() for n, s in zip(names, self._sums, strict=True)}
         small = zip(self._named, self._ordered, strict=True)
-        flat = iter(torch.split(self._total, [p.numel() for n, p in small if n not in large]))
+        flat = iter(torch.split(total, [p.numel() for n, p in small if n not in large]))
         return torch.cat([large[n] if n in large else next(flat) for n in self._named])
 
     @torch.no_grad()
@@ -245,12 +263,12 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
         for p in self._ordered:
             _check_processed_flag(p.summed_grad)
         clipped = self._clipped()
-        noisy = clipped + send(torch.from_numpy(self._noise(clipped.numel())), clipped.device)
+        noisy = send(torch.from_numpy(self._noise(clipped.numel())), clipped.device).add_(clipped)
         self._observe(StepSeen(clipped, noisy, torch.cat(self._norms), self._non_finite, self._sum_error))
         self._steps += 1
         self._clear()
         device = self._ordered[0].device
-        self._released = (noisy.double() * self._lattice.gamma).float().to(device, non_blocking=True)
+        self._released = noisy.double().mul_(self._lattice.gamma).float().to(device, non_blocking=True)
         parts = torch.split(self._released, [p.numel() for p in self._ordered])
         for p, part in zip(self._ordered, parts, strict=True):
             p.grad = part.view(p.shape)
@@ -265,6 +283,7 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
         self._released.div_(self.expected_batch_size)  # p.grad are views of it
         if self._start is not None:
             self._released.add_(self._weights() - self._start, alpha=self._proximal)
+        del self._released
 
     def _weights(self) -> torch.Tensor:
         return torch.cat([p.detach().flatten() for p in self._ordered])

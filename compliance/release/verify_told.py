@@ -50,7 +50,9 @@ def outside(contents: Contents, trust: Trust) -> list[tuple[str, str]]:
             for p in (told.recipient, *told.onward):
                 if p.name not in known and p != outside_party(trust, p.name):
                     reached = f", reached from {', '.join(p.access)}" if p.access else ""
-                    said[member, f"that {p.name}, whom its checkpoints go to, is in {p.jurisdiction}{reached}"] = None
+                    covered = f"{'a' if p.covered_person else 'no'} covered person"
+                    text = f"that {p.name}, whom its checkpoints go to, is in {p.jurisdiction}{reached}, and {covered}"
+                    said[member, text] = None
     return list(said)
 
 

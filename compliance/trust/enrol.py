@@ -246,13 +246,13 @@ def draft_trust(
 ) -> Envelope:
     """The unsigned next version of the trust file: members before plus those who ask, in order of their names.
 
-    Another key of one of `witnesses` ends now.
-
-    A site that is enrolled again gets its new keys; its old ones end now, and still hold for what they signed. The site
-    called `leaving` is left out; all its keys end now, and stay in the file for what they signed. Raises Refused
-    RSD-6017 (fewer sites than the threshold), InputError RSD-6001.
+    Another key of one of `witnesses` ends now. A site that is enrolled again gets its new keys; its old ones end now,
+    and still hold for what they signed. The site called `leaving` is left out; all its keys end now, and stay in the
+    file for what they signed. Raises Refused RSD-6017 (fewer sites than the threshold), RSD-5110 (a witness's key that
+    was revoked), InputError RSD-6001.
     """
     issued = now()
+    _check_not_revived(witnesses, previous)
     joining = {r.site: Member(name=r.site, jurisdiction=r.jurisdiction, node_key=r.node_key) for r in requests}
     sites = {**({s.name: s for s in previous.trust.sites} if previous else {}), **joining}
     sites.pop(leaving, None)
@@ -280,6 +280,19 @@ def draft_trust(
         "witnesses": _parties(witnesses, previous),
     }
     return seal(load_model(Trust, record, "RSD-6001", "draft").as_json())
+
+
+def _check_not_revived(witnesses: Sequence[NewWitness], previous: Anchor | None) -> None:
+    ended = {k.keyid: k.revoked_at for k in (previous.trust.keys if previous else ()) if k.revoked_at is not None}
+    for key in (w.key for w in witnesses if w.key.keyid in ended):
+        raise Refused(
+            "RSD-5110",
+            f"this key of {key.holder} was revoked",
+            rule="a key that ended does not come back",
+            found=f"key {key.keyid[:12]}, revoked {ended[key.keyid]}",
+            limit="a key that the trust file does not list as revoked",
+            next="have a new one made: residency log witness init",
+        )
 
 
 def _parties(named: Sequence[NewWitness], previous: Anchor | None) -> list[Json]:

@@ -86,6 +86,8 @@ class Trust(Frozen):
         for witness in self.witnesses:
             if witness.jurisdiction != places.get(witness.name, witness.jurisdiction):
                 raise ValueError(f"{witness.name} is in two jurisdictions, as a member and as a witness")
+            if witness.name in places and (witness.access or witness.covered_person):
+                raise ValueError(f"{witness.name} is a member: who reaches it stands in the study, not here")
 
     def _of_a_former_site(self, key: PublicIdentity, issued: datetime) -> bool:
         """A site that left keeps its keys here, ended: they still hold for what they signed, and count for nothing."""

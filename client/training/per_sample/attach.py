@@ -1,8 +1,9 @@
-"""Book-keeping on a model: which rule serves which layer, one buffer for all, attach and detach."""
+"""Book-keeping on a model: which rule serves which layer, where the gradients go, attach and detach."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from types import TracebackType
 from typing import Any, Final
 
@@ -15,13 +16,14 @@ from client.training.per_sample.lora import LoraSite
 from client.training.per_sample.norms import NormSite
 from client.training.per_sample.products import FrozenSite
 from client.training.per_sample.refusals import refuse_lora, refuse_no_rule, refuse_unsound, refuse_untouched
-from client.training.per_sample.slots import Pass, Slot
+from client.training.per_sample.slots import Block, Pass, Slot
 from client.training.per_sample.summed import SummedLinear, add_up, squared_lengths
 from compliance.errors import InternalBug
 
 Trained = Sequence[tuple[str, nn.Parameter]]
-FLAT_BYTES: Final = 64 << 20  # up to here every gradient lies in the buffer
-MOST_BYTES: Final = 512 << 20  # of the buffer; fewer rows beyond
+FLAT_BYTES: Final = 64 << 20  # up to here every gradient is kept
+MOST_BYTES: Final = 512 << 20  # of the kept gradients; fewer rows beyond
+BLOCK_BYTES: Final = 2 << 20  # of gradients that lie together on a CPU: what a freed input makes room for
 PROBE_ROWS: Final = 2  # there is always room for the probe (client/training/per_sample/probe.py)
 LARGE: Final = 1 << 14  # weights of a linear layer that is summed in two phases where the buffer would be larger
 
@@ -55,10 +57,9 @@ class BookKeeping:
         sizes = [p.numel() for _, p in flat]
         self.rows = max(least, min(physical, MOST_BYTES // (4 * max(1, sum(sizes)))))
         device = trained[0][1].device
-        held = max(self.rows, PROBE_ROWS)
-        self._buffer = torch.empty((held, sum(sizes)), dtype=torch.float32, device=device)
-        columns = torch.split(self._buffer, sizes, 1)
-        self._slots = {id(p): Slot(n, p, c) for (n, p), c in zip(flat, columns, strict=True)}
+        self._most = max(self.rows, PROBE_ROWS)
+        width = BLOCK_BYTES // (4 * self.rows) if device.type == "cpu" else sum(sizes)
+        self._blocks, self._slots = _blocks(flat, width, device)
         self._large = {id(p): SummedLinear(n, (p.shape[0], p.shape[1])) for n, p in trained if n in names}
         self._trained, self._at, self._units = trained, Pass(), 0
         self._fold: torch.Tensor | None = None
@@ -85,16 +86,18 @@ class BookKeeping:
 
     @property
     def summed(self) -> tuple[SummedLinear, ...]:
-        """The layers whose gradients are not in the buffer, in the order of the flat vector."""
+        """The layers whose gradients are not kept, in the order of the flat vector."""
         return tuple(self._large[id(p)] for _, p in self._trained if id(p) in self._large)
 
     def begin(self, records: int) -> None:
         """Start a pass over `records` records, at most `rows`."""
-        if records > len(self._buffer):
-            raise InternalBug("RSD-4530", "a physical batch is larger than the buffer", limit=len(self._buffer))
+        if records > self._most:
+            raise InternalBug("RSD-4530", "a physical batch is larger than the buffer", limit=self._most)
         self._at.records, self._units, self._fold = records, records, None
+        for block in self._blocks:
+            block.begin(records)
         for slot in self._slots.values():
-            slot.begin(records)
+            slot.begin()
         for layer in self._large.values():
             layer.begin()
 
@@ -109,23 +112,49 @@ class BookKeeping:
         if missing := [layer.name for layer in layers if not layer.filled]:
             refuse_untouched(missing)
         self._units, self._fold = self._at.records if units is None else units, fold
-        add_up(self._buffer, fold, self._units)
+        for block in self._blocks:
+            add_up(block.gradients, fold, self._units)
         for _, p in self._trained:
             slot = self._slots.get(id(p))
-            each: Any = self._buffer[: self._units, :0] if slot is None else slot.gradients[: self._units]
+            each: Any = torch.empty((self._units, 0)) if slot is None else slot.gradients[: self._units]
             p.grad_sample = each  # type: ignore[attr-defined]
 
     @property
+    def blocks(self) -> tuple[torch.Tensor, ...]:
+        """float32 (units, columns) each: the kept gradients, in the order of the flat vector. Free to overwrite."""
+        return tuple(block.gradients[: self._units] for block in self._blocks)
+
+    @property
     def flat(self) -> torch.Tensor:
-        """float32 (units, columns): the gradients in the buffer, in the order of the flat vector. Free to overwrite."""
-        return self._buffer[: self._units]
+        """float32 (units, columns): a copy of `blocks` side by side."""
+        return torch.cat(self.blocks, 1)
 
     def squared_norms(self) -> torch.Tensor:
         """float64 (units,): squared length of each unit's whole gradient, never too small by more than 2^-21 of it."""
-        total = squared_lengths(self._buffer[: self._at.records])[: self._units]
+        total, *more = (squared_lengths(block.gradients)[: self._units] for block in self._blocks)
+        for squared in more:
+            total += squared
         for layer in self.summed if self._units else ():
             total += layer.squared_norms(self._fold, self._units)
         return total
+
+
+def _blocks(flat: Trained, width: int, device: torch.device) -> tuple[list[Block], dict[int, Slot]]:
+    """Blocks of at most `width` columns, or of one parameter, in order; and each parameter's place, by its id."""
+    groups: list[list[tuple[str, nn.Parameter]]] = [[]]
+    filled = 0
+    for name, p in flat:
+        if groups[-1] and filled + p.numel() > width:
+            groups.append([])
+            filled = 0
+        groups[-1].append((name, p))
+        filled += p.numel()
+    blocks, slots = [], dict[int, Slot]()
+    for group in groups:
+        ends = list(accumulate(p.numel() for _, p in group))
+        blocks.append(Block(ends[-1] if ends else 0, device))
+        slots |= {id(p): Slot(n, p, blocks[-1], end - p.numel()) for (n, p), end in zip(group, ends, strict=True)}
+    return blocks, slots
 
 
 def _rules(model: nn.Module, slots: dict[int, Slot], summed: dict[int, SummedLinear], at: Pass) -> dict[nn.Module, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from client.training.device import autocast, exact
@@ -12,6 +13,7 @@ from client.training.examples import Examples, Inputs
 from client.training.top import Top
 
 RECORDS = 2
+TOKENS = 3  # of a text, at most: the least that leaves each record two
 TOLERANCE = 1e-3  # float32 differs by 1e-6 between batch sizes; a mean over the batch's tokens by a factor
 TOLERANCE_BF16 = 5e-2
 
@@ -41,17 +43,33 @@ def records_independent(top: Top, source: Source, examples: Examples, device: to
     """Whether the first public record has the same loss and gradient alone and beside another: a bool tensor.
 
     A loss averaged over the tokens of a batch, BatchNorm, dropout and anything else that mixes records or draws chance
-    fails. The inputs have the shapes and types of the site's and nothing else of them; the parameters are a public
-    pattern. Leaves the top's parameters changed.
+    fails. The inputs have the shapes and types of the site's, texts cut short, and nothing else of them; the parameters
+    are a public pattern. Leaves the top's parameters changed.
     """
-    size = sum(p.numel() for _, p in top.trained())
-    top.set_flat((0.1 * np.sin(np.arange(size) * 1.7)).astype(np.float32))
-    inputs = {name: _public(name, t, i) for i, (name, t) in enumerate(sorted(examples.inputs.items()))}
-    targets = _public("targets", examples.targets, len(inputs))
+    top.set_flat(_pattern(sum(p.numel() for _, p in top.trained())))
+    tokens = examples.inputs["mask"].shape[1] if "mask" in examples.inputs else None
+    likes = {name: _short(t, tokens) for name, t in sorted(examples.inputs.items())}
+    inputs = {name: _public(name, t, i) for i, (name, t) in enumerate(likes.items())}
+    targets = _public("targets", _short(examples.targets, tokens), len(inputs))
     found = [_gradient(top, source, inputs, targets, n, device) for n in (1, RECORDS)]
     close = [_close(a, b, TOLERANCE_BF16 if device.type == "cuda" else TOLERANCE) for a, b in zip(*found, strict=True)]
     verdict: torch.Tensor = torch.stack(close).all()
     return verdict
+
+
+def _pattern(size: int) -> npt.NDArray[np.float32]:
+    """Small waves, made in place."""
+    wave = np.arange(size, dtype=np.float64)
+    wave *= 1.7
+    np.sin(wave, out=wave)
+    wave *= 0.1
+    return wave.astype(np.float32)
+
+
+def _short(rows: torch.Tensor, tokens: int | None) -> torch.Tensor:
+    """Without the tokens after the first few, where the second dimension is the tokens, or all but the first."""
+    missing = None if tokens is None or rows.dim() < 2 else tokens - rows.shape[1]
+    return rows[:, : TOKENS - missing] if missing in (0, 1) else rows
 
 
 def _public(name: str, like: torch.Tensor, phase: int) -> torch.Tensor:

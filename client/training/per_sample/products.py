@@ -12,7 +12,7 @@ from torch.nn.functional import linear, pad
 _BUILT: Final = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _ONEDNN: Final[Any] = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _BUILT else None
 _ALIGNED: Final = 16
-_WORTH: Final = 1 << 22  # multiplications from which oneDNN's set-up pays
+_WORTH: Final = 1 << 27  # multiplications from which what oneDNN keeps of each shape pays
 
 
 def affine(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

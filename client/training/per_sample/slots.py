@@ -1,4 +1,4 @@
-"""Where per-sample gradients go: one flat float32 buffer, and a window on it for each parameter."""
+"""Where per-sample gradients go: float32 blocks of columns, and a window on its block for each parameter."""
 
 from __future__ import annotations
 
@@ -7,31 +7,54 @@ import torch
 from compliance.errors import InputError
 
 
-class Slot:
-    """One parameter's columns of the buffer. A second use of the parameter within a pass adds to the first.
+class Block:
+    """Some consecutive parameters' columns of the gradients: in memory from its first use in a pass to `begin`.
 
-    `begin` starts a pass over n records; `filled` says whether anything was written since.
+    A backward pass frees inputs as it makes gradients, so that the gradients lie where the inputs lay.
     """
 
-    def __init__(self, name: str, parameter: torch.Tensor, columns: torch.Tensor) -> None:
-        """`columns`: (rows, parameter.numel()), a view of the buffer."""
-        self.name, self._shape, self._columns = name, tuple(parameter.shape), columns
-        self._view = columns[:0].view(0, *self._shape)
-        self.filled = False
+    def __init__(self, columns: int, device: torch.device) -> None:
+        self.columns, self._device = columns, device
+        self._records = 0
+        self._held: torch.Tensor | None = None
 
     def begin(self, records: int) -> None:
-        """Make room for `records` gradients; nothing is cleared, the first write overwrites."""
-        self._view = self._columns[:records].view(records, *self._shape)
+        """Let go of the pass before; the next one is over `records` records."""
+        self._records, self._held = records, None
+
+    @property
+    def gradients(self) -> torch.Tensor:
+        """float32 (n, columns). Nothing is cleared: the first write overwrites."""
+        if self._held is None:
+            self._held = torch.empty((self._records, self.columns), dtype=torch.float32, device=self._device)
+        return self._held
+
+
+class Slot:
+    """One parameter's columns of a block. A second use of the parameter within a pass adds to the first.
+
+    `begin` starts a pass; `filled` says whether anything was written since.
+    """
+
+    def __init__(self, name: str, parameter: torch.Tensor, block: Block, at: int) -> None:
+        """`at`: the parameter's first column in its block."""
+        self.name, self._shape, self._block = name, tuple(parameter.shape), block
+        self._from, self._to = at, at + parameter.numel()
+        self.filled = False
+
+    def begin(self) -> None:
+        """Start a pass, after its block has."""
         self.filled = False
 
     @property
     def gradients(self) -> torch.Tensor:
         """(n, *shape), a view."""
-        return self._view
+        rows = self._block.gradients
+        return rows[:, self._from : self._to].view(len(rows), *self._shape)
 
     def add(self, gradients: torch.Tensor) -> None:
         """Each record's gradient, (n, *shape)."""
-        into = self._view
+        into = self.gradients
         if self.filled:
             into.add_(gradients)
         else:
@@ -40,9 +63,10 @@ class Slot:
 
     def add_product(self, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> None:
         """`scale` * left @ right for each record: (n, rows, k) and (n, k, columns), summed over k."""
-        into = self._view.view(len(left), left.shape[1], -1)
+        view = self.gradients
+        into = view.view(len(left), left.shape[1], -1)
         if left.dtype != into.dtype:  # bfloat16 under autocast: the product is rounded once, the sums are float32
-            self.add(torch.bmm(left, right).to(into.dtype).mul_(scale).view_as(self._view))
+            self.add(torch.bmm(left, right).to(into.dtype).mul_(scale).view_as(view))
         elif into.shape[2] < into.shape[1] and right.shape[1] > 1:
             # A narrow result (LoRA's B) is several times faster computed transposed.
             self.add(torch.bmm(right.transpose(1, 2), left.transpose(1, 2)).mul_(scale).transpose(1, 2))

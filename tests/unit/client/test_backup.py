@@ -232,7 +232,8 @@ def test_what_lies_behind_a_link_is_told_to_be_left_out(tmp_path: Path) -> None:
 
 ODD = (
     "note to self.txt", "-rf", "~", "a;b|c$(d)'\"", "back\\slash", "Größe (2).csv", "n\u0303", "\U0001f600",
-    "two\nlines", "tab\t\x1b[2J", "x" * 255, "backup.json", "trailing ", "deep/" * 30 + "file", "a folder/with. dots./file.",
+    "two\nlines", "tab\t\x1b[2J", "x" * 255, "backup.json", "trailing ", "deep/" * 30 + "file",
+    "a folder/with. dots./file.",
 )  # fmt: skip
 
 

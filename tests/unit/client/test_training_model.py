@@ -97,6 +97,20 @@ def test_the_cache_is_bit_equal_to_the_computation(folder, tmp_path, adapters):
     assert direct["hidden"].shape == (70, 12 if adapters else 1, 32)
 
 
+@pytest.mark.parametrize("adapters", [True, False])
+def test_a_record_has_the_same_bits_whatever_is_computed_with_it(folder, adapters):
+    """The frozen layers take 64 rows a pass, fillers among them: for every number of records, and every place."""
+    layers = 1 if adapters else 0
+    encoder, tokenizer, tokens = load_encoder(folder), load_tokenizer(folder), tiny_task().max_tokens
+    whole = run_trunk(encoder, tokenizer, TEXTS[:41], tokens, layers)
+    for count in range(1, 41):
+        first = run_trunk(encoder, tokenizer, TEXTS[:count], tokens, layers)
+        last = run_trunk(encoder, tokenizer, TEXTS[41 - count : 41], tokens, layers)
+        for name, rows in whole.items():
+            assert torch.equal(first[name], rows[:count]), (name, count)
+            assert torch.equal(last[name], rows[41 - count :]), (name, count)
+
+
 def test_a_damaged_cache_is_computed_again(folder, tmp_path):
     model, task = tiny_model(folder), tiny_task()
     good = cached_trunk(model, task, folder, TEXTS[:5], tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import chdtrc, log_ndtr, ndtr
 
 from client.training.keystream import Keystream, poisson_mask
-from client.training.lattice import Lattice, RoundedGaussian, _weights, tv_error_femto
+from client.training.lattice import TAIL, Lattice, RoundedGaussian, _thresholds, _weights, tv_error_femto
 from tests.tiny_bert import SeededStream
 
 
@@ -70,7 +70,7 @@ def test_impossible_rates_are_refused(numerator, denominator):
 
 @pytest.mark.parametrize("scale", [4096.0, 6553.7, 65536.0])
 def test_the_table_is_the_rounded_gaussian(scale):
-    high, low = _weights(scale)
+    high, low = (np.concatenate(part) for part in zip(*_weights(scale), strict=True))
     weights = high.astype(np.float64) + low / 2.0**40
     probabilities = weights / weights.sum()
     m = np.arange(weights.size)
@@ -104,7 +104,7 @@ def test_samples_pass_a_chi_square_test():
 
 def test_a_word_on_a_threshold_is_settled_by_a_second_word():
     sampler = RoundedGaussian(4096.0)
-    threshold, rest = int(sampler._high[5]), int(sampler._low[5])
+    threshold, rest = int(sampler._high[5]), int(next(_thresholds(4096.0))[1][5])
     assert rest > 0
     below, above = (rest - 1) << 24, rest << 24
     assert sampler.sample(GivenWords(threshold << 1, below), 1).tolist() == [5]
@@ -118,6 +118,24 @@ def test_a_word_beyond_the_last_weight_is_drawn_again():
     sampler = RoundedGaussian(4096.0)
     last = 2**64 - 2
     assert sampler.sample(GivenWords(last, 0, 8, 0), 1).tolist() == [0]
+
+
+def test_a_word_beyond_the_kept_thresholds_is_settled_by_all_of_them():
+    sampler = RoundedGaussian(4096.0)
+    every = np.concatenate([high for high, _ in _thresholds(4096.0)])
+    assert every.size == TAIL * 4096 + 1 > sampler._high.size
+    assert (every[: sampler._high.size] == sampler._high).all()
+    for m in (sampler._high.size, 7 * 4096, 8 * 4096):
+        between = int(every[m - 1]) + 1
+        assert every[m - 1] < between < every[m]
+        assert sampler.sample(GivenWords(between << 1, between << 1 | 1), 2).tolist() == [m, -m], "no further word"
+
+
+def test_the_tables_take_little_memory():
+    """Counted against the benchmark's bound on memory: at the largest scale that there is."""
+    sampler = RoundedGaussian(70_000.0)
+    sampler.sample(Keystream.fresh(), 1 << 16)
+    assert sampler._high.nbytes + sampler._guide.nbytes <= 9 << 19
 
 
 def test_the_sensitivity_covers_rounding_and_the_noise_follows_it():

@@ -66,6 +66,10 @@ def test_where_a_witness_is_stays_in_the_file_until_it_is_admitted_anew_and_afte
     assert outside_party(third.trust, UNION) == Party(name=UNION, jurisdiction="AT")
     last = drafted(third, leaving=UNION)
     assert outside_party(last.trust, UNION).jurisdiction == "AT"
+    for ended in (third, last):  # a key that ended comes back by no new country
+        with pytest.raises(Refused, match=r"RSD-5110 .*revoked") as revived:
+            drafted(ended, new(jurisdiction="FR"))
+        assert "log witness init" in revived.value.next
     with pytest.raises(Refused, match="RSD-5110"):
         check_outside(last.trust, UNION, now() + timedelta(seconds=2))
 
@@ -89,11 +93,13 @@ def test_a_witness_of_an_earlier_trust_file_is_in_no_country() -> None:
         (lambda r: r["witnesses"].append({"name": "nobody", "jurisdiction": "DE"}), "holds no witness key"),
         (lambda r: r["keys"].append(signer("witness", "leeds").identity.as_json())
             or r["witnesses"].append({"name": "leeds", "jurisdiction": "DE"}), "two jurisdictions"),
+        (lambda r: r["keys"].append(signer("witness", "leeds").identity.as_json())
+            or r["witnesses"].append({"name": "leeds", "jurisdiction": "GB", "access": ["US"]}), "stands in the study"),
         (lambda r: r["witnesses"][0].update(jurisdiction="Germany"), "jurisdiction"),
         (lambda r: r["witnesses"][0].update(place="DE"), "place"),
         (lambda r: r["witnesses"].__setitem__(0, {"name": UNION}), "jurisdiction"),
     ],
-    ids=["twice", "no-key", "two-places", "no-code", "unknown-field", "no-place"],
+    ids=["twice", "no-key", "two-places", "member", "no-code", "unknown-field", "no-place"],
 )  # fmt: skip
 def test_a_trust_file_that_contradicts_itself_about_a_witness_is_refused(change: Any, why: str) -> None:
     record = json.loads(drafted(None, new()).envelope.payload)
