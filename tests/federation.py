@@ -572,6 +572,7 @@ class Live:
     """A running federation below `root`, a copy of the consortium with its own log and ledgers."""
 
     def __init__(self, made: Consortium) -> None:
+        stem.start()
         root = Path(shutil.copytree(made.root, scratch("live") / "world"))
         self.made = replace(made, root=root)  # what runs here must not show in the homes that other tests copy
         self.output = root / "output"
@@ -596,7 +597,6 @@ class Live:
         """What runs a service: the command itself; of an agent, with a warm process that has not far to go."""
         if name == OPERATOR:
             return (sys.executable, "-m", "residency")
-        stem.start()
         return (sys.executable, str(Path(__file__).with_name("agent_main.py")))
 
     def spawn(self, name: str, *args: object) -> subprocess.Popen[bytes]:
