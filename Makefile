@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 
 # Compiled once, on all cores: the demo and the tests start hundreds of processes, and not every environment lets them
 # keep bytecode. A file that does not compile is none that is imported; what nothing here imports, near half, is left out.
-UNUSED := /tests?/|/transformers/models/(?!auto|bert|deberta)|/fhir/resources/(?!R4B)
+UNUSED := /tests?/|/transformers/models/(?!__init__|auto|bert|bloom|deberta|encoder_decoder|gpt2|vit)|/fhir/resources/(?!R4B)
 UNUSED := $(UNUSED)|/site-packages/(fontTools|mypyc?|networkx|pip|sentence_transformers|setuptools|websockets)/
 COMPILE = -m compileall -qq -j 0 -x '$(UNUSED)'
 

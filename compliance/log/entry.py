@@ -76,7 +76,9 @@ class Entry(BaseModel):
 
     def encode(self) -> bytes:
         """Canonical JSON (RFC 8785), at most 65535 bytes. Raises InputError RSD-5021 for more."""
-        body = rewritten(self.body)
+        return self._around(canonical(self.body))
+
+    def _around(self, body: bytes) -> bytes:
         data = _written(self.at, body, self.index, self.kind, self.salt, self.study, self.v)
         _check_length(data)
         return data
@@ -142,7 +144,7 @@ def _usual(data: bytes) -> Entry | None:
         return None
     try:
         entry = Entry.model_validate_json(data)
-        same = entry.encode() == data
+        same = entry._around(rewritten(entry.body)) == data  # noqa: SLF001 - of this module
     except (ValueError, ResidencyError):  # a validator's own error too
         return None
     return entry if same and is_in_order(entry.body) else None
