@@ -25,6 +25,7 @@ from client.warm import Warm
 from client.workbench import Ready, Workbench
 from compliance.errors import RunFailed
 from compliance.messages import LayoutEntry
+from strategies import heap
 
 
 def head_of(size: int) -> tuple[LayoutEntry, ...]:
@@ -63,6 +64,7 @@ def main(home: Path, sizes: dict[str, int]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     site = open_site(home)
     site.workbench = StandIn(site.name, sizes)
+    heap.keep()
     with only_agent(home):
         _serve_site(home, stop, 1, None)
 

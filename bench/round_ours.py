@@ -18,6 +18,7 @@ from bench.round_world import SITES, World, answered_study
 
 WHO = tuple(SITES)
 _RUN_LIMIT_S = 120.0
+_ARENAS = {"MALLOC_ARENA_MAX": "1"}  # `agent start` says so itself before it imports numpy; the stand-in comes too late
 
 
 class Ours:
@@ -41,7 +42,7 @@ class Ours:
         sizes = [f"{name}={size}" for name, size in self._sizes.items()]
         for site in SITES:
             command = [sys.executable, "-m", "bench.round_agent", str(self.world.home(site)), *sizes]
-            self.sites.append(self._processes.start(site, command, **{GATE: str(self.gate.path)}))
+            self.sites.append(self._processes.start(site, command, **{GATE: str(self.gate.path), **_ARENAS}))
         self._processes.wait(lambda: all("online" in self._processes.said(s) for s in SITES), "the agents", 120)
 
     def begin(self, name: str) -> None:

@@ -22,6 +22,7 @@ from client.subject_commands import subject
 from compliance.cli import Result, command, emit_error, emit_json, table
 from compliance.clock import now
 from compliance.errors import ResidencyError
+from strategies import heap
 
 
 @click.group()
@@ -63,6 +64,7 @@ def start(home: Path, threads: int | None, memory_mib: int | None, as_json: bool
 
 
 def _serve(home: Path, stop: threading.Event, threads: int | None, memory_mib: int | None) -> None:
+    heap.keep()  # before numpy's threads
     with only_agent(home):
         _serve_site(home, stop, threads, memory_mib)
 

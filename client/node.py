@@ -91,7 +91,6 @@ def run_node(
     os.environ.update(flwr_private.QUIET_ENVIRONMENT)
     key = load_node_key(config.node_key)
     flwr_private.fleet(), flwr_private.messages()
-    heap.keep()
     failures = 0
     idle = threading.Event()
     threading.Thread(target=_hurry, args=(config, stop, idle), name="node-leaving", daemon=True).start()

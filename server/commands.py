@@ -13,6 +13,7 @@ from compliance.errors import InputError, ResidencyError
 from compliance.trust.home import OperatorHome
 from server.backup_commands import backup, restore
 from server.doctor_commands import doctor
+from strategies import heap
 
 if TYPE_CHECKING:
     from compliance.log.alarms import Alarm
@@ -69,6 +70,7 @@ def start(
 def _serve(
     home: Path, host: str, private_port: int, law: Path | None, outside: tuple[tuple[str, ...], Path | None]
 ) -> None:
+    heap.keep()  # before numpy's threads
     from compliance.tls import tls_files  # noqa: PLC0415
     from server import outside_witnesses  # noqa: PLC0415
     from server.launcher import ServerConfig, serve  # noqa: PLC0415 - loads Flower

@@ -97,7 +97,6 @@ def serve(config: ServerConfig) -> None:
     cannot be logged), InputError RSD-6215 (a file of the home is missing) and what `check_operator_law` raises.
     """
     files = prepare(config)
-    heap.keep()
     with contextlib.ExitStack() as stack:
         public = stack.enter_context(listen(config.host, config.public_port, "the public door"))
         private = stack.enter_context(listen(_LOOPBACK, config.private_port, "the private door"))

@@ -13,16 +13,21 @@ from typing import Final
 _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_MAX: Final = -4
+_M_ARENA_MAX: Final = -8
 _KEPT: Final = 1 << 30  # bytes at the heap's top that are not handed back at once
 _STEP: Final = 64 << 20  # bytes by which the heap grows at least
 
 
 def keep() -> bool:
-    """From here on freed memory stays with this process until `give_back`; False where the C library is not glibc."""
+    """From here on freed memory stays with this process until `give_back`; False where the C library is not glibc.
+
+    Call it while there is one thread: one that allocated before has an arena of its own, whose end nothing gives back.
+    """
     libc = _glibc()
     if libc is None:
         return False
-    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEPT), (_M_TOP_PAD, _STEP))
+    # One arena for all threads: malloc_trim leaves the top of every other one where it is.
+    settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEPT), (_M_TOP_PAD, _STEP))
     return all(libc.mallopt(name, value) == 1 for name, value in settings)
 
 
