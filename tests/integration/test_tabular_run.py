@@ -19,6 +19,8 @@ from compliance.identity import parse_envelope
 from compliance.training_spec import BuiltIn
 from tests.federation import DATA_TERMS, Live, consortium, residency, scratch
 
+pytestmark = pytest.mark.slow  # half a minute of an idle machine
+
 SITES = ("a", "b")
 MLP = BuiltIn(kind="mlp", hidden=(4,), activation="tanh", init_seed=5)
 TASK = {
