@@ -76,6 +76,7 @@ def test_a_tampered_log_is_red_and_says_so_in_words(look):
     red = alert.evaluate("e => getComputedStyle(e).borderTopColor")
     assert red == "rgb(163, 24, 15)"
     seen.get_by_role("link", name="Check tampered again, step by step").click()
+    seen.wait_for_load_state("load")  # the page comes piece by piece
     assert seen.locator("ol.steps .badge.bad").inner_text() == "FALSE"
     assert seen.locator("ol.steps .badge.ok").count() == 0
     assert seen.locator(".notice.bad").last.inner_text().startswith("FALSE: step 1 (manifest) is false.")
