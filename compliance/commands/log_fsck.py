@@ -37,7 +37,8 @@ def fsck(path: Path, trust: Path | None, at: str | None) -> Result:
     \b
     Example: residency log fsck /srv/residency --trust trust.json
     """
-    from compliance.log.fsck import check  # noqa: PLC0415 - loads the log
+    from compliance.log.expired import by_class  # noqa: PLC0415 - loads the log
+    from compliance.log.fsck import check  # noqa: PLC0415
     from compliance.log.read_only import look  # noqa: PLC0415
 
     when = parse_time(at, "--at") if at else now()
@@ -49,8 +50,6 @@ def fsck(path: Path, trust: Path | None, at: str | None) -> Result:
 
     file = log_of(path)
     origin, whole = look(file, read)
-    from compliance.log.expired import by_class  # noqa: PLC0415
-
     gone = sorted(whole.expired.items(), key=lambda item: item[0].words())
     fields = {
         "origin": origin,
