@@ -1,7 +1,8 @@
-"""The end of a study at one site: what was reserved and not spent becomes free, whatever the study may still send."""
+"""The end of a study at one site: what was reserved and not spent becomes free, what was cached of its records goes."""
 
 from __future__ import annotations
 
+from client.data.withdrawals import purge_cache
 from client.site import Site
 from client.studies import held_studies
 from compliance.clock import now, parse_time
@@ -24,6 +25,7 @@ def settle(site: Site, study: str) -> tuple[list[Entry], int]:
         rosters = [str(e.body["digest"]) for e in held if e.kind == "roster"]
         closed = site.record("close", closing_body(held, rosters), study).index
     site.ledger.release_unused(study)  # also when the entry is there: a crash may have come between the two
+    purge_cache(site.home.study_folder(study) / "cache")
     return held, closed
 
 

@@ -100,6 +100,7 @@ def _serve_site(home: Path, stop: threading.Event, threads: int | None, memory_m
         approved_bundles=approved_bundles,
         tellable=standing.tellable,
         abandon=site.workbench.close,
+        at_rest=lambda: settle_over(site),
     )
     standing.check("conformance_report")  # before anybody hears that this agent is there
     link = Link(home, stop)

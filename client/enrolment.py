@@ -14,6 +14,7 @@ from compliance.errors import InputError, Refused
 from compliance.files import read_bytes, write_durably
 from compliance.identity import PublicIdentity, Role, load_public, new_signer, save_signer
 from compliance.pki import SiteCertificate, read_site_certificate, signed_by
+from compliance.policy_file import signed_policy
 from compliance.trust.enrol import Invitation, claimed_invitation, make_request, open_invitation
 from compliance.trust.home import new_folder
 from compliance.trust.root import Anchor, check_successor, open_trust, signing_sites
@@ -235,7 +236,8 @@ def install_law(home: AgentHome, file: Path, advice: Path | None = None) -> str:
 def install_policy(home: AgentHome, file: Path) -> str:
     """Install a policy that this site's signatory signed, after the law set that it names; returns its digest.
 
-    Raises CheckFailed, Refused RSD-2204 or RSD-3033, or InputError RSD-3034 as long as there is no law set.
+    Raises CheckFailed, Refused RSD-2204, RSD-2212 (issued before the installed one) or RSD-3033, or InputError RSD-3034
+    as long as there is no law set.
     """
     data = read_bytes(file, "policy")
     opened = open_own_policy(home.anchor(), data, str(file), home.config.site)
@@ -247,6 +249,17 @@ def install_policy(home: AgentHome, file: Path) -> str:
             limit=home.config.jurisdiction,
             next="install the policy that this site's signatory signed",
         )
+    installed = home.path / "policy.json"
+    before = signed_policy(read_bytes(installed, "policy"), str(installed)).issued if installed.exists() else ""
+    if before and parse_time(opened.policy.issued) < parse_time(before):
+        raise Refused(
+            "RSD-2212",
+            "this policy was issued before the installed one",
+            rule="a later policy is taken back by a later signature, not by an earlier one",
+            found=opened.policy.issued,
+            limit=f"{before} or later",
+            next="have the signatory sign a policy of today",
+        )
     home.law(home.anchor(), opened.policy)
-    write_durably(home.path / "policy.json", data)
+    write_durably(installed, data)
     return opened.digest

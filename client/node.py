@@ -34,6 +34,7 @@ _APP_REFUSED: Final = 7  # Flower's code for a bundle that a node does not accep
 _APP_RAISED: Final = 2  # Flower's code for an app that ended with an error
 _BACKOFF_S: Final = (0.5, 1.0, 2.0, 4.0)
 _REST_S: Final = 10.0  # after the last answer, until free memory goes back to the kernel
+_REST_AGAIN_S: Final = 3600.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class NodeConfig:
     `tellable` says what of an error may leave the site: the error, or less.
     A message at hand when the node is told to stop has `leave_within_s` to be answered; then `abandon` is called from
     another thread, which must end the work on it, so that it is answered with that error.
+    `at_rest` is called some seconds after an answer, and hourly while nothing is asked; its error is reported.
     """
 
     server_address: str
@@ -61,6 +63,7 @@ class NodeConfig:
     max_message_bytes: int = 2**30 + 2**24
     leave_within_s: float = 10.0
     abandon: Callable[[], None] | None = None
+    at_rest: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,21 +152,30 @@ def _serve(
     idle: threading.Event,
     report: Callable[[NodeState], None],
 ) -> None:
-    answered_at, rested = -math.inf, True
+    answered_at, rest_at = -math.inf, time.monotonic() + _REST_S
     while not stop.is_set():
         received = fleet.receive()
         if received is not None:
             idle.clear()
             answer_message(config, app, fleet, *received)
             idle.set()
-            answered_at, rested = time.monotonic(), False
+            answered_at = time.monotonic()
+            rest_at = answered_at + _REST_S
             report(NodeState("answered", fleet.node_id))
             continue
-        quiet_s = time.monotonic() - answered_at
-        if not rested and quiet_s >= _REST_S:
-            rested = True
-            heap.give_back()
-        stop.wait(pause_s(config, quiet_s))
+        if time.monotonic() >= rest_at:
+            _rest(config, fleet, report)
+            rest_at = time.monotonic() + _REST_AGAIN_S
+        stop.wait(pause_s(config, time.monotonic() - answered_at))
+
+
+def _rest(config: NodeConfig, fleet: Fleet, report: Callable[[NodeState], None]) -> None:
+    try:
+        if config.at_rest is not None:
+            config.at_rest()
+    except ResidencyError as e:
+        report(NodeState("online", fleet.node_id, error=e))
+    heap.give_back()
 
 
 def pause_s(config: NodeConfig, quiet_s: float) -> float:

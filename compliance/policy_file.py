@@ -66,7 +66,7 @@ def open_policy(anchor: Anchor, data: bytes, what: str, site: str, at: datetime)
 
     Raises CheckFailed (signature), InputError RSD-2007 (malformed) or Refused RSD-2103 (expired).
     """
-    policy = load_model(SitePolicy, _payload(data, what), "RSD-2007", what)
+    policy = signed_policy(data, what)
     issued = parse_time(policy.issued)
     found = anchor.statement(data, SCHEMA, what, role="signatory", holder=site, at=issued, seen_at=at)
     if at > parse_time(policy.expires):
@@ -79,6 +79,11 @@ def open_policy(anchor: Anchor, data: bytes, what: str, site: str, at: datetime)
             next="have the signatory sign a new policy",
         )
     return policy, found.digest
+
+
+def signed_policy(data: bytes, what: str) -> SitePolicy:
+    """What a signed policy file says; nothing is judged. Raises InputError RSD-2007 (malformed)."""
+    return load_model(SitePolicy, _payload(data, what), "RSD-2007", what)
 
 
 def _payload(data: bytes, what: str) -> Json:

@@ -155,8 +155,8 @@ def purge_cache(folder: Path) -> None:
     raise EnvironmentFault(
         "RSD-2419",
         f"the cache {folder} cannot be removed",
-        rule="what was derived from a withdrawn subject is purged",
+        rule="what was derived from records is purged with a withdrawal, a retirement and the study's end",
         found="files that stay",
         limit="an empty place",
-        next="check the folder's owner and the disk, then: residency agent subject withdraw, with the same ids",
+        next="check the folder's owner and the disk, then repeat the command; an agent tries again within the hour",
     )

@@ -214,6 +214,14 @@ def test_a_policy_that_cannot_hold_is_not_installed(home, tmp_path, changes, exi
     assert _state(home) == before
 
 
+def test_a_policy_issued_before_the_installed_one_is_not_installed(home, tmp_path):
+    path = tmp_path / "policy.json"
+    path.write_bytes(consortium().sign_policy("a", issued=day(-0.5)))
+    before = _state(home)
+    refused(4, "RSD-2212", *_install(home, path, "--policy"))
+    assert _state(home) == before
+
+
 def test_a_policy_of_another_signatory_is_not_installed(home, tmp_path):
     path = tmp_path / "policy.json"
     record = json.loads(_payload(consortium().sign_policy("a")))

@@ -423,19 +423,34 @@ def test_a_study_that_was_never_joined_is_not_closed(site):
     assert not entries(site, "close")
 
 
+def test_closing_purges_what_was_cached_of_the_records(tmp_path):
+    home = AgentHome(joined_home("a", tmp_path))
+    with open_home(home.path) as site:
+        cache = home.study_folder(main_study().digest) / "cache"
+        for _ in range(2):  # the second time the entry is there: a crash may have come before the purge
+            cache.mkdir(exist_ok=True)
+            (cache / "trunk.safetensors").write_bytes(b"records")
+            session.answer(site, _close())
+            assert not cache.exists()
+
+
 def test_the_agent_s_start_frees_what_a_study_holds_whose_term_is_over(tmp_path, monkeypatch):
     from client.closing import settle_over
 
     home = AgentHome(joined_home("a", tmp_path))
     with open_home(home.path) as site:
         held = site.ledger.balance("a-clinic").held_milli
+        cache = home.study_folder(main_study().digest) / "cache"
+        cache.mkdir(exist_ok=True)
         settle_over(site)
         assert site.ledger.balance("a-clinic").held_milli == held > 0
+        assert cache.exists()
         assert not entries(site, "close")
         _after_term(monkeypatch)
         for _ in range(2):
             settle_over(site)
             assert site.ledger.balance("a-clinic").held_milli == 0
+            assert not cache.exists()
             assert len(entries(site, "close")) == 1
 
 
