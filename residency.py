@@ -97,10 +97,14 @@ def _wants_json() -> bool:
 
 
 def _end(error: ResidencyError) -> NoReturn:
-    """Print an error that no command caught, and leave."""
-    if _wants_json():
-        emit_json("residency.usage/1", {}, error)
-    else:
+    """Print an error that no command caught, and leave. On stderr too where stdout takes nothing any more."""
+    try:
+        if _wants_json():
+            emit_json("residency.usage/1", {}, error)
+        else:
+            emit_error(error)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter tries again at its end
         emit_error(error)
     sys.exit(error.exit_code)
 

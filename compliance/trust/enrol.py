@@ -6,15 +6,16 @@ channel, and then each signatory signs the drafted trust file with the other sit
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
 from compliance.clock import now, parse_time, rfc3339
@@ -31,10 +32,20 @@ from compliance.validation import load_model
 INVITATION, INVITED, ENROLMENT = "residency.invitation/1", "residency.invited/1", "residency.enrolment/1"
 TOKEN = r"^[0-9a-f]{64}$"  # noqa: S105 - its form
 TOKEN_DAYS = 14
-SERVER = r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$"
 SITE_ROLES: tuple[Role, ...] = ("agent", "signatory", "dpo")
 
 M = TypeVar("M", bound="_Statement")
+
+
+def _door(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    named = re.fullmatch(r"[A-Za-z0-9.-]{1,253}", host) and re.fullmatch(r"[1-9][0-9]{0,4}", port)
+    if not named or int(port) > 65535:
+        raise ValueError("HOST:PORT is wanted, with a port from 1 to 65535")
+    return text
+
+
+Door = Annotated[str, AfterValidator(_door)]
 
 
 class Consortium(Frozen):
@@ -48,9 +59,16 @@ class Consortium(Frozen):
     name: str = Field(pattern=NAME)
     operator: Organisation
     threshold: int = Field(ge=1, le=1000)
-    server: str = Field(pattern=SERVER)
-    governance: str = Field(pattern=SERVER)
-    enrolment: str = Field(pattern=SERVER)
+    server: Door
+    governance: Door
+    enrolment: Door
+
+    @model_validator(mode="after")
+    def _doors_apart(self) -> Consortium:
+        doors = (self.server, self.governance, self.enrolment)
+        if len(set(doors)) < len(doors):
+            raise ValueError(f"server, governance and enrolment need an address each: {', '.join(doors)}")
+        return self
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -87,9 +105,9 @@ class Invitation(_Statement):
     schema_: Literal["residency.invitation/1"] = Field(alias="schema")
     consortium: str = Field(pattern=NAME)
     operator: Organisation
-    server: str = Field(pattern=SERVER)
-    governance: str = Field(pattern=SERVER)
-    enrolment: str = Field(pattern=SERVER)
+    server: Door
+    governance: Door
+    enrolment: Door
     token: str = Field(pattern=TOKEN)
     token_expires: str
     ca_pem: str = Field(min_length=1, max_length=20_000)

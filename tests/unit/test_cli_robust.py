@@ -245,3 +245,15 @@ def test_what_the_system_refuses_keeps_the_schema_of_its_command(call: Callable[
     said = call("agent", "status", "--home", "n" * 300, "--json")
     assert (said.exit_code, said.error["code"]) == (7, "RSD-7004")
     assert json.loads(said.out)["schema"] == "residency.agent.status/1"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_stdout_that_takes_nothing_is_told_on_stderr(more: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        words = [sys.executable, "-m", "residency", "law", "list", *more]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 7
+    assert done.stderr.startswith("error RSD-7004")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
