@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from client.home import AgentHome
 from compliance.canonical import Json
 from compliance.errors import Refused, ResidencyError
@@ -25,19 +27,29 @@ def log_head(log: LogStore) -> LogHead:
     return LogHead(log.origin, size, log.root(size).hex())
 
 
-def check_log_not_older(log: LogStore, seen: LogHead | None) -> None:
-    """The log continues what the ledger's newest charge found. Raises Refused RSD-1225 for a log that was put back."""
-    if seen is None or seen.origin != log.origin:  # another consortium's log beside the ledger of the same data
-        return
-    if log.size < seen.size or log.root(seen.size).hex() != seen.root:
-        raise Refused(
-            "RSD-1225",
-            "the log is older than the ledger beside it, or another one",
-            rule="what was spent stays spent, and stays on record",
-            found=f"{log.size} entries",
-            limit=f"a continuation of the {seen.size} entries that the newest charge found",
-            next="restore the newest log; the ledger holds what was spent",
-        )
+def check_log_not_older(log: LogStore, seen: Mapping[str, LogHead]) -> None:
+    """The log continues what the ledger's charges found. Raises Refused RSD-1225 for a log that was put back."""
+    refusal = log_put_back(log.origin, log.size, log.root, seen)
+    if refusal is not None:
+        raise refusal
+
+
+def log_put_back(origin: str, size: int, root: Callable[[int], bytes], seen: Mapping[str, LogHead]) -> Refused | None:
+    """RSD-1225 if the log is no continuation of what the ledger's charges `seen` found; `root` over its first entries.
+
+    Another consortium's log beside the ledger of the same data is none of its business.
+    """
+    known = seen.get(origin)
+    if known is None or (size >= known.size and root(known.size).hex() == known.root):
+        return None
+    return Refused(
+        "RSD-1225",
+        "the log is older than the ledger beside it, or another one",
+        rule="what was spent stays spent, and stays on record",
+        found=f"{size} entries",
+        limit=f"a continuation of the {known.size} entries that a charge found",
+        next="restore the newest log; the ledger holds what was spent",
+    )
 
 
 class Books:

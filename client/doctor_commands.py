@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from client.command_options import HOME
-from client.doctor import Doctor, ask_server
-from client.doctor_stores import Stores
 from compliance.cli import Result, command
 from compliance.doctor import Check, report
 from compliance.errors import InputError
+
+if TYPE_CHECKING:
+    from client.doctor import Doctor
 
 
 @click.command("doctor")
@@ -27,6 +29,8 @@ def doctor(home: Path, health: bool) -> Result:
     \b
     Example: residency agent doctor --home /srv/residency --json
     """
+    from client.doctor import Doctor, ask_server  # noqa: PLC0415 - loads numpy
+
     if not (home / "agent.json").exists():
         raise InputError(
             "RSD-1201",
@@ -41,6 +45,8 @@ def doctor(home: Path, health: bool) -> Result:
 
 def everything(looked: Doctor) -> Iterator[Check]:
     """All checks: what people can do something about first."""
+    from client.doctor_stores import Stores  # noqa: PLC0415 - loads numpy
+
     stores = Stores(looked)
     yield from looked.standing()
     yield from looked.process(must=False)
@@ -54,6 +60,8 @@ def everything(looked: Doctor) -> Iterator[Check]:
 
 def serving(looked: Doctor) -> Iterator[Check]:
     """Whether the agent takes part now: it runs, its server takes its certificate, and it can write."""
+    from client.doctor_stores import Stores  # noqa: PLC0415 - loads numpy
+
     yield from looked.process(must=True)
     yield from looked.certificate()
     yield from looked.trust()

@@ -193,10 +193,10 @@ def _closed_studies(log: LogStore) -> frozenset[str]:
     return frozenset(study for study, kind in last.items() if kind == "close")
 
 
-def _ledger_check(ledger: Ledger, charged: Sequence[Charged]) -> tuple[Check, LogHead | None]:
+def _ledger_check(ledger: Ledger, charged: Sequence[Charged]) -> tuple[Check, dict[str, LogHead]]:
     """Every chain is whole, and holds each charge of the log at its place (what `agent start` asks too).
 
-    And the log as the newest charge found it.
+    And the logs as the charges found them.
     """
     sources = ledger.sources()
     heads = {source: ledger.head(source) for source in sources}
@@ -208,7 +208,7 @@ def _ledger_check(ledger: Ledger, charged: Sequence[Charged]) -> tuple[Check, Lo
             next=doctor.STOP,
         )  # fmt: skip
     found = f"{len(heads)} data sources, {len(charged)} charges of the log are there"
-    return Check("ledger", "ok", found), ledger.log_seen()
+    return Check("ledger", "ok", found), ledger.logs_seen()
 
 
 def unchanged(name: str, registered: str, found: str) -> Check:

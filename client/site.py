@@ -92,7 +92,7 @@ class Site(Books):
 
         Raises Refused RSD-1225 if one of the two was restored.
         """
-        check_log_not_older(self.log, self.ledger.log_seen())
+        check_log_not_older(self.log, self.ledger.logs_seen())
         for entry in self.log.entries(0, kind="charge"):
             source, seq, head = (entry.body[k] for k in ("source", "seq", "head"))
             if not self.ledger.holds(str(source), int(seq), str(head)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, TypeAlias
 
 from pydantic import Field
@@ -33,6 +34,8 @@ def place_mistakes(raw: dict[str, Json]) -> list[Mistake]:
 def _access_mistakes(field: str, row: dict[str, Json]) -> list[Mistake]:
     out: list[Mistake] = []
     seen: list[Json] = [row.get("jurisdiction")]
+    if isinstance(seen[0], str) and re.match(CODE, seen[0]) and seen[0] not in COUNTRIES:
+        out.append(Mistake(f"{field}.jurisdiction", f"{seen[0]} is no country of ISO 3166-1"))
     for i, code in enumerate(_listed(row, "access")):
         where = f"{field}.access[{i}]"
         if code == seen[0]:

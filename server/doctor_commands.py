@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from compliance.cli import Result, command
 from compliance.doctor import Check, report
 from compliance.errors import InputError
-from server.doctor import Doctor
-from server.doctor_stores import Stores
+
+if TYPE_CHECKING:
+    from server.doctor import Doctor
 
 
 @click.command("doctor")
@@ -28,6 +30,8 @@ def doctor(home: Path, health: bool) -> Result:
     \b
     Example: residency server doctor --home ./server --json
     """
+    from server.doctor import Doctor  # noqa: PLC0415 - loads numpy
+
     if not (home / "consortium.json").exists():
         raise InputError(
             "RSD-7204",
@@ -50,6 +54,8 @@ def online(home: Path) -> dict[str, bool]:
 
 def everything(looked: Doctor) -> Iterator[Check]:
     """All checks: what people can do something about first."""
+    from server.doctor_stores import Stores  # noqa: PLC0415 - loads numpy
+
     stores = Stores(looked)
     yield from looked.standing()
     yield from looked.process(must=False)
@@ -61,6 +67,8 @@ def everything(looked: Doctor) -> Iterator[Check]:
 
 def serving(looked: Doctor) -> Iterator[Check]:
     """Whether the server serves now: its doors answer with a certificate in date, and it can write."""
+    from server.doctor_stores import Stores  # noqa: PLC0415 - loads numpy
+
     yield from looked.process(must=True)
     yield from looked.doors()
     yield from looked.certificate()

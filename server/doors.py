@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from compliance.connections import Shares
 from compliance.errors import EnvironmentFault, Refused, ResidencyError
 from compliance.pki import SiteCertificate, read_site_certificate
 from server.calls import CONTROL, DOOR, FLEET, OK, POLL, RUNTIME
-from server.connections import PEER, Shares
+from server.connections import MOST_OF_ONE, PEER
 from server.fleet_answers import own_answer
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class FleetDoor(Door):
     def __init__(self, app: AsgiApp, calls: CallLog, members: Members, key_header: str) -> None:
         super().__init__(app, calls)
         self._members = members
-        self._shares = Shares()
+        self._shares = Shares[bytes](MOST_OF_ONE)
         self._key_header = key_header.lower().encode("ascii")
 
     def method(self, path: str) -> tuple[str, str] | None:

@@ -190,12 +190,14 @@ WAYS: Final[dict[Place, Way]] = {
             *("starlette.responses", "starlette.routing"),
         )
     },
-    ("compliance/desk/connections.py", "", "import asyncio"): TYPES,
-    ("compliance/desk/connections.py", "", "import uvicorn.protocols.http.auto"): TYPES,
-    ("compliance/desk/connections.py", "DoorProtocol.connection_made", "abort"): Way(
+    ("compliance/connections.py", "", "import asyncio"): TYPES,
+    ("compliance/connections.py", "", "import uvicorn.protocols.http.auto"): TYPES,
+    ("compliance/connections.py", "BoundedProtocol.connection_made", "abort"): Way(
         why="cuts a connection; says nothing"
     ),
+    ("compliance/desk/connections.py", "", "import asyncio"): TYPES,
     **{("compliance/desk/guard.py", f"Guard.{f}", "send"): DESK for f in ("__call__", "__call__.sending", "_refuse")},
+    ("compliance/desk/handshakes.py", "", "import socket"): TYPES,
     ("compliance/desk/login.py", "", "import http.cookies"): TYPES,
     **{("compliance/desk/serve.py", "", f"import {n}"): TYPES for n in ("asyncio", "socket", "ssl", "uvicorn")},
     ("compliance/desk/serve.py", "Loop.create_server", "create_server"): Way(
@@ -218,8 +220,6 @@ WAYS: Final[dict[Place, Way]] = {
     ("server/closing.py", "_witness_request", "Request"): JOINED,
     ("server/closing.py", "close_at", "Request"): JOINED,
     ("server/connections.py", "", "import asyncio"): TYPES,
-    ("server/connections.py", "", "import uvicorn.protocols.http.auto"): TYPES,
-    ("server/connections.py", "PeerProtocol.connection_made", "abort"): Way(why="cuts a connection; says nothing"),
     ("server/control.py", "Control.__init__", "from_server_address"): PRIVATE,
     ("server/control.py", "Control.nodes", "ListNodes"): PRIVATE,
     ("server/control.py", "Control.register_node", "RegisterNode"): PRIVATE,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from compliance.log.store import Draft
+from compliance.privacy.ledger import Ledger
+from compliance.privacy.ledger_records import LogHead
 
 DIGEST = "0" * 64
 CLOSE: dict[str, Any] = {"rounds": 0, "rosters": [], "entries": 0, "entries_sha256": DIGEST}
@@ -165,3 +167,12 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {  # one body of every shape but a d
         },
     ],
 }
+
+
+def charged(ledger: Ledger, log: LogHead) -> None:
+    """One more charge of the last study that holds room in it, which finds the log as `log`; no log tells of it."""
+    source = ledger.sources()[0]
+    held = ledger.reservations(source)[-1]
+    one = held.event.model_copy(update={"steps": 1, "tv_error_femto": 0})
+    rounds = [c.round for c in ledger.charges(held.study)]
+    ledger.charge(source, held.study, max(rounds, default=0) + 1, 1, one, log)

@@ -17,6 +17,7 @@ from compliance.commands.trust_view import trust_fields, trust_lines
 from compliance.errors import Refused
 from compliance.files import read_bytes, write_durably, write_new
 from compliance.identity import Signer, countersign, new_signer, save_signer
+from compliance.law.countries import need_countries
 from compliance.trust.enrol import Consortium
 from compliance.trust.home import new_folder
 from compliance.trust.root import Trust, parse_trust
@@ -65,6 +66,7 @@ def init(
         "enrolment": enrolment or _next_port(server, 2),
     }
     config = load_model(Consortium, record, "RSD-6019", "consortium")
+    need_countries([jurisdiction])
     from compliance.tls import make_tls  # noqa: PLC0415 - certificates are made by this command alone
 
     with new_folder(home) as folder:

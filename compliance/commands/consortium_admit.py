@@ -16,7 +16,7 @@ from compliance.commands.trust_view import trust_fields, trust_lines
 from compliance.errors import InputError, Refused, UsageError
 from compliance.files import read_bytes, refuse_existing, write_durably, write_new
 from compliance.identity import PublicIdentity, Signer, load_public
-from compliance.law.countries import COUNTRIES
+from compliance.law.countries import COUNTRIES, need_countries
 from compliance.law.model import Party
 from compliance.trust.certificates import issue_missing
 from compliance.trust.enrol import (
@@ -51,6 +51,8 @@ def invite(site: str, jurisdiction: str, days: int, home: Path, out: Path) -> Re
     """
     place = OperatorHome(home)
     place.need_whole()
+    need_countries([jurisdiction])
+    _refuse_taken(place, site)
     envelope = make_invitation(place.config(), place.signer(), site, jurisdiction, place.ca_pem(), days=days)
     invitation = open_invitation(envelope.encode())
     refuse_existing(out)
@@ -70,6 +72,22 @@ def invite(site: str, jurisdiction: str, days: int, home: Path, out: Path) -> Re
         "site": site, "jurisdiction": jurisdiction, "digest": invitation.digest, "file": str(out), "retired": retired,
     }  # fmt: skip
     return Result({**fields, "token_expires": invitation.token_expires}, lines)
+
+
+def _refuse_taken(place: OperatorHome, site: str) -> None:
+    """A member's name means one party: no site has the operator's or an outside witness's."""
+    taken = {place.config().operator.name: "the operator"}
+    if place.trust_file.exists():
+        taken |= {w.name: "an outside witness" for w in place.anchor().trust.witnesses}
+    if site in taken:
+        raise InputError(
+            "RSD-6021",
+            f"{site} is the name of {taken[site]}",
+            rule="each member has a name of its own",
+            found=site,
+            limit=f"another name than {', '.join(sorted(taken))}",
+            next="residency consortium invite OTHER-NAME --jurisdiction XX --out FILE",
+        )
 
 
 @click.command("admit")

@@ -93,19 +93,10 @@ def _asked(question: Question, law_file: Path | None) -> tuple[Matrix, tuple[str
 
 
 def _codes(text: str | None) -> tuple[str, ...]:
-    from compliance.law.countries import COUNTRIES  # noqa: PLC0415
+    from compliance.law.countries import need_countries  # noqa: PLC0415
 
     codes = tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
-    unknown = [code for code in codes if code not in COUNTRIES]
-    if unknown:
-        raise InputError(
-            "RSD-3073",
-            f"{', '.join(unknown)} is no country code",
-            rule="ISO 3166-1 alpha-2",
-            found=", ".join(unknown),
-            limit="codes like DE,US, in capitals",
-            next="correct the codes",
-        )
+    need_countries(codes)
     return codes
 
 

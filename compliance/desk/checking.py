@@ -44,7 +44,7 @@ def check(
 ) -> Report:
     """Read `place` again and check it as `residency verify` does; of a run folder each log by its checkpoints.
 
-    `just_read`: a run folder need not be read again.
+    `just_read`: a run folder or a log.db need not be read again.
 
     Never raises for what is there: see `Report.error`.
     """
@@ -53,7 +53,7 @@ def check(
             return verify_bundle(read_folder(place.path), anchor, at, told)
         if place.form == "run folder":
             return _check_logs(place if just_read else read_place(place.path, place.number), anchor, at, told)
-        return _check_file(place, anchor, at, told)
+        return _check_file(place, anchor, at, told, just_read=just_read)
     except ResidencyError as e:
         first = (*steps_of(place), _READ)[0]
         error = step_error(first, e)
@@ -62,9 +62,10 @@ def check(
         return Report((result,), error=error)
 
 
-def _check_file(place: Place, anchor: Anchor, at: datetime, told: Told) -> Report:
+def _check_file(place: Place, anchor: Anchor, at: datetime, told: Told, *, just_read: bool) -> Report:
     file = place.path / "log.db" if place.path.is_dir() else place.path
-    report = judge(Given(file, read_given(file), anchor, at))
+    view = place.logs[0].view if just_read and place.logs else None
+    report = judge(Given(file, read_given(file), anchor, at, view=view))
     for result in report.results:
         told(result)
     return report

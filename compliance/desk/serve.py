@@ -14,6 +14,7 @@ import uvicorn
 
 from compliance.desk.connections import HEAD_S, door
 from compliance.desk.guard import App
+from compliance.desk.handshakes import Handshakes
 from compliance.errors import EnvironmentFault, InputError, UsageError
 from compliance.files import read_bytes
 
@@ -104,12 +105,15 @@ def address_of(host: str, door: socket.socket, *, tls: bool) -> str:
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """A loop that does not wait a minute for half a TLS handshake."""
+    """A loop that does not wait a minute for half a TLS handshake, and not for any number of them."""
 
     async def create_server(self, *args: Any, **given: Any) -> asyncio.Server:
-        """As every loop's; over TLS with HANDSHAKE_S for the handshake."""
-        bound = {"ssl_handshake_timeout": HANDSHAKE_S} if given.get("ssl") else {}
-        return await super().create_server(*args, **{**given, **bound})
+        """As every loop's; over TLS, on the socket `sock`, with HANDSHAKE_S for a handshake, and Handshakes."""
+        if given.get("ssl"):
+            going_on = Handshakes()
+            given |= {"ssl_handshake_timeout": HANDSHAKE_S, "sock": going_on.listen(given["sock"])}
+            args = (going_on.tell(args[0]), *args[1:])
+        return await super().create_server(*args, **given)
 
 
 def server(

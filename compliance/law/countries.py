@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from compliance.errors import InputError
+
 _CODES = (
     "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ "
     "BR BS BT BV BW BY BZ CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM "
@@ -14,3 +18,17 @@ _CODES = (
     "VN VU WF WS YE YT ZA ZM ZW"
 )
 COUNTRIES: tuple[str, ...] = tuple(_CODES.split())
+
+
+def need_countries(codes: Sequence[str]) -> None:
+    """Raises InputError RSD-3073 for a code that ISO 3166-1 does not assign."""
+    unknown = [code for code in codes if code not in COUNTRIES]
+    if unknown:
+        raise InputError(
+            "RSD-3073",
+            f"{', '.join(unknown)} is no country code",
+            rule="ISO 3166-1 alpha-2",
+            found=", ".join(unknown),
+            limit="codes like DE,US, in capitals",
+            next="correct the codes",
+        )

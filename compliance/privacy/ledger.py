@@ -39,9 +39,6 @@ CREATE TABLE IF NOT EXISTS entries (
     head TEXT NOT NULL,
     PRIMARY KEY (source, seq)
 ) STRICT;
-CREATE TABLE IF NOT EXISTS log_seen (
-    one INTEGER PRIMARY KEY CHECK (one = 1), origin TEXT NOT NULL, size INTEGER NOT NULL, root TEXT NOT NULL
-) STRICT;
 CREATE TRIGGER IF NOT EXISTS entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER IF NOT EXISTS entries_last BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
 """
@@ -162,14 +159,14 @@ class Ledger:
     ) -> Charge:
         """Pay for one attempt (from 1, no gap) of one round, before its first batch is read; on disk when it returns.
 
-        `log`: what the log is now, kept with the charge: an older log beside this ledger is then seen (`log_seen`).
+        `log`: what the log is now, part of the charge: an older log beside this ledger is then seen (`logs_seen`).
 
         Refused RSD-4105 for an attempt already charged, RSD-4106 for a skipped one, RSD-4104 without an open
         reservation, RSD-4109 beyond the reservation, RSD-4101 if the limit was lowered below it.
         """
         if round < 0 or attempt < 1:
             raise _bad("round and attempt", f"{round}, {attempt}", "round >= 0, attempt >= 1")
-        state = self._write(source, "charge", lambda s: rules.decide_charge(s, study, round, attempt, event), log)
+        state = self._write(source, "charge", lambda s: rules.decide_charge(s, study, round, attempt, event, log))
         same = (study, round, attempt)
         return next(c for c in reversed(state.charges) if (c.study, c.round, c.attempt) == same)
 
@@ -214,12 +211,14 @@ class Ledger:
             ).fetchone()
         return row is not None and row[0] == head
 
-    def log_seen(self) -> LogHead | None:
-        """The log as the newest charge found it; None if no charge says."""
-        with self._lock, _disk(self._path):
-            known = self._connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'log_seen'").fetchone()
-            row = self._connection.execute("SELECT origin, size, root FROM log_seen").fetchone() if known else None
-        return LogHead(*row) if row else None
+    def logs_seen(self) -> dict[str, LogHead]:
+        """Origin -> the most of that log that a charge found; without logs of which no charge says anything."""
+        found: dict[str, LogHead] = {}
+        with self._lock:
+            for source in self.sources():
+                for head in self._read(source).logs.values():
+                    rules.longest(found, head)
+        return found
 
     def charges(self, study: str) -> tuple[Charge, ...]:
         """All charges of `study`, by data source and sequence number."""
@@ -259,9 +258,7 @@ class Ledger:
             self._states[source] = state
             return state
 
-    def _write(
-        self, source: str, kind: str, decide: Callable[[SourceState], Json | None], log: LogHead | None = None
-    ) -> SourceState:
+    def _write(self, source: str, kind: str, decide: Callable[[SourceState], Json | None]) -> SourceState:
         """Decide on the newest state and append, as one transaction; nobody else can write between the two."""
         with self._lock, _disk(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
@@ -270,8 +267,6 @@ class Ledger:
                 body = decide(state)
                 if body is not None:
                     self._append(state, kind, canonical(body))
-                if log is not None:
-                    self._connection.execute("INSERT OR REPLACE INTO log_seen VALUES (1, ?, ?, ?)", log)
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:

@@ -13,13 +13,17 @@ from dataclasses import dataclass, field, replace
 from compliance.canonical import Json
 from compliance.errors import InternalBug, Refused
 from compliance.privacy.events import UNITS, PrivacyEvent, Unit
-from compliance.privacy.ledger_records import Balance, Charge, Limit, Plan, Reservation
+from compliance.privacy.ledger_records import Balance, Charge, Limit, LogHead, Plan, Reservation
 from compliance.privacy.rdp_filter import Total, needed_milli, sampler_allowance_femto, total
 
 
 @dataclass
 class SourceState:
-    """Fold of one data source's entries. `apply` is the only way to change it."""
+    """Fold of one data source's entries. `apply` is the only way to change it.
+
+    `logs`: origin -> the log as the charge that found most of it did. `policies`: the digests of all policies that ever
+    set a limit here.
+    """
 
     source: str
     head: str
@@ -28,6 +32,8 @@ class SourceState:
     reservations: dict[str, Reservation] = field(default_factory=dict)
     charges: list[Charge] = field(default_factory=list)
     last_attempt: dict[tuple[str, int], int] = field(default_factory=dict)
+    logs: dict[str, LogHead] = field(default_factory=dict)
+    policies: set[str] = field(default_factory=set)
 
     def apply(self, seq: int, kind: str, body: Json, head: str) -> None:
         """Count the entry `seq`, which was committed. Raises InternalBug RSD-4190 for an unknown kind."""
@@ -57,6 +63,7 @@ class SourceState:
 
 def _apply_limit(state: SourceState, body: Json) -> None:
     state.limit = Limit(body["epsilon_milli"], body["inverse_delta"], body["policy_sha256"])
+    state.policies.add(body["policy_sha256"])
 
 
 def _apply_reserve(state: SourceState, body: Json) -> None:
@@ -86,10 +93,19 @@ def _apply_charge(state: SourceState, body: Json) -> None:
     state.charges.append(
         Charge(state.source, study, body["round"], body["attempt"], event, seq=state.seq, head=state.head)
     )
+    if "log" in body:  # charges of earlier days say nothing of it
+        longest(state.logs, LogHead(**body["log"]))
 
 
 def _apply_release(state: SourceState, body: Json) -> None:
     state.reservations[body["study"]] = replace(state.reservations[body["study"]], released=True)
+
+
+def longest(logs: dict[str, LogHead], found: LogHead) -> None:
+    """Keep `found` if it is more of its log than is known."""
+    known = logs.get(found.origin)
+    if known is None or found.size > known.size:
+        logs[found.origin] = found
 
 
 _STEPS: dict[str, Callable[[SourceState, Json], None]] = {
@@ -115,16 +131,15 @@ def required_limit(state: SourceState) -> Limit:
 
 
 def decide_limit(state: SourceState, wanted: Limit) -> Json | None:
-    """First limit and lowering: free. Raising (larger eps or larger delta): only with a policy digest, RSD-4102.
-
-    None if nothing changes.
+    """First limit and lowering: free. Raising (larger eps or larger delta): only by a policy that never set a limit
+    here, RSD-4102: what an earlier one allowed was taken back. None if nothing changes.
     """
     old = state.limit
     if old == wanted:
         return None
     if old is not None:
         raises = wanted.epsilon_milli > old.epsilon_milli or wanted.inverse_delta < old.inverse_delta
-        if raises and (not wanted.policy_sha256 or wanted.policy_sha256 == old.policy_sha256):
+        if raises and (not wanted.policy_sha256 or wanted.policy_sha256 in state.policies):
             raise Refused(
                 "RSD-4102",
                 f"the budget of {state.source} may be raised only by a newly signed policy",
@@ -176,7 +191,9 @@ def decide_reserve(
     }
 
 
-def decide_charge(state: SourceState, study: str, round_no: int, attempt: int, event: PrivacyEvent) -> Json:
+def decide_charge(
+    state: SourceState, study: str, round_no: int, attempt: int, event: PrivacyEvent, log: LogHead | None = None
+) -> Json:
     """Body of the charge. Refused: RSD-4101, 4103 (the limit was lowered), 4104, 4105, 4106, 4109."""
     limit = required_limit(state)
     held = state.reservations.get(study)
@@ -194,7 +211,8 @@ def decide_charge(state: SourceState, study: str, round_no: int, attempt: int, e
     charged = state.total(held=False)
     before = needed_milli(charged, limit.inverse_delta)
     _require_room(state, study, _plus(charged, event), limit, before)
-    return {"study": study, "round": round_no, "attempt": attempt, "event": event.model_dump()}
+    found = {"log": log._asdict()} if log is not None else {}
+    return {"study": study, "round": round_no, "attempt": attempt, "event": event.model_dump(), **found}
 
 
 def decide_release(state: SourceState, study: str) -> Json | None:

@@ -33,7 +33,8 @@
     was told of all recipients of its round. No decision contradicts itself, and no rule of the engine allows.
     What was decided on is what the study says: parties and who can reach what they hold, papers, controllers,
     categories, groups and guarantees; each count of persons that is due is there, the edge of a bucket, of no fewer
-    than the study says. It was decided for a time in the study's term, at most 15 minutes before the entry.
+    than the study says. It was decided for a time in the study's term, at most 15 minutes before the entry. An outside
+    witness that cosigned a log whose owner denied it then is named, as the owner's word.
 11. denials: whom a signed refusal or a shown decision denies the model is a recipient in no round, and no shown log
     records a transfer to it, whatever the rosters call it. The manifest clears the release for just those sites of the
     study whom the last decision of the operator, and of each contributing site about another, allows it, and of whom

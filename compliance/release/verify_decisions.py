@@ -10,7 +10,7 @@ from compliance.law.model import Decision
 from compliance.law.pack import Pack
 from compliance.law.regions import load_regions
 from compliance.log.entry import Entry
-from compliance.release import bodies, verify_packs, verify_told
+from compliance.release import bodies, verify_packs, verify_shown, verify_told
 from compliance.release.case import Contents, Context, Logged, SignedRoster
 from compliance.release.report import Found
 from compliance.roster import RosterRow
@@ -54,7 +54,9 @@ def decisions(contents: Contents, context: Context) -> Found:
                 _told_of_all(contents, signed, row)
     by_rule = f"{replayed} decisions were decided again with the bundle's packs and region sets, with the same result"
     who = "that the record counts, documents on file and guarantees given to the decisions are true"
-    asserted = (*((member, who) for member in contents.logs), *verify_told.outside(contents, context.anchor.trust))
+    trust = context.anchor.trust
+    outside = (*verify_told.outside(contents, trust), *verify_shown.despite_denial(contents, trust))
+    asserted = (*((member, who) for member in contents.logs), *outside)
     return Found((f"{transfers} transfers, each after an ALLOW of both evaluators", by_rule), asserted)
 
 

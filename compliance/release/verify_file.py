@@ -12,7 +12,7 @@ from typing import Final
 from compliance.canonical import parse_json
 from compliance.errors import InputError, ResidencyError, UsageError
 from compliance.files import MOST_BYTES, read_bytes
-from compliance.log.view import MAGIC, is_database
+from compliance.log.view import MAGIC, LogView, is_database
 from compliance.release.report import Report
 from compliance.trust.root import Anchor
 
@@ -30,7 +30,7 @@ class Given:
     """A file that is judged by `anchor` as of `at`.
 
     against: checkpoints that others hold (name of the file, text of the note). log: where the log itself can be read,
-    for what can be made again from it.
+    for what can be made again from it. view: the log in a database, where the caller has just read it.
     """
 
     path: Path
@@ -39,6 +39,7 @@ class Given:
     at: datetime
     against: tuple[tuple[str, str], ...] = ()
     log: Path | None = None
+    view: LogView | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _evidence(file: Given) -> Report:
 def _database(file: Given) -> Report:
     from compliance.release.evidence_check import verify_log  # noqa: PLC0415
 
-    return verify_log(file.path, file.against, file.anchor, file.at)
+    return verify_log(file.path, file.against, file.anchor, file.at, file.view)
 
 
 def _tiles(file: Given) -> Report:

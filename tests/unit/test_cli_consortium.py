@@ -70,6 +70,25 @@ def test_init_refuses_malformed_settings_and_leaves_nothing(tmp_path: Path, opti
     assert not list(tmp_path.iterdir())
 
 
+def test_a_country_that_is_none_is_refused(office: Office, tmp_path: Path) -> None:
+    named = ("--operator", "hub", "--jurisdiction", "XX", "--threshold", 1, "--server", "h:1", "--home", tmp_path / "x")
+    refused(3, "RSD-3073", "consortium", "init", "thyroid", *named)
+    out = tmp_path / "rome.json"
+    asked = ("consortium", "invite", "rome", "--jurisdiction", "ZZ", "--home", office.home, "--out", out)
+    error = refused(3, "RSD-3073", *asked)
+    assert error["found"] == "ZZ"
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_site_has_a_name_of_its_own(office: Office, tmp_path: Path) -> None:
+    before = sorted(office.home.rglob("*"))
+    operator = json.loads((office.home / "consortium.json").read_bytes())["operator"]["name"]
+    asked = ("consortium", "invite", operator, "--jurisdiction", "IT", "--home", office.home)
+    error = refused(3, "RSD-6021", *asked, "--out", tmp_path / "x.json")
+    assert (error["found"], operator in error["limit"]) == (operator, True)
+    assert sorted(office.home.rglob("*")) == before
+
+
 def test_init_never_overwrites(office: Office) -> None:
     args = ("consortium", "init", "x", "--operator", "hub", "--jurisdiction", "IE", "--threshold", 1, "--server", "h:1")
     before = (office.home / "consortium.json").read_bytes()

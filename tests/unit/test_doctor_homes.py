@@ -36,7 +36,7 @@ from server.doctor_stores import Stores as ServerStores
 from strategies.wire import Request
 from tests import federation
 from tests.federation import consortium, joined_home, main_study, open_home
-from tests.log_drafts import charge_body, policy_body
+from tests.log_drafts import charge_body, charged, policy_body
 
 
 def said(home: Path, **changes: object) -> ServerFacts:
@@ -230,14 +230,16 @@ def test_a_charge_that_the_log_holds_and_the_ledger_does_not(home: Path) -> None
 def test_a_log_older_than_the_ledger_beside_it(home: Path) -> None:
     with open_home(home) as site:
         size = site.log.size
-        site.ledger._write("s", "limit", lambda _: None, LogHead(site.log.origin, size, site.log.root().hex()))
+        charged(site.ledger, LogHead(site.log.origin, size - 1, site.log.root(size - 1).hex()))
+        charged(site.ledger, LogHead("residency/elsewhere/a", size + 9, "0" * 64))
     assert agent_checks(home)["ledger"].state == "ok"
-    for seen in ((size + 1, "0" * 64), (size, "0" * 64)):
+    for seen in ((size, "0" * 64), (size + 1, "0" * 64)):
         with open_home(home) as site:
-            site.ledger._write("s", "limit", lambda _: None, LogHead(site.log.origin, *seen))
+            charged(site.ledger, LogHead(site.log.origin, *seen))
         found = agent_checks(home)["ledger"]
         assert found.state == "fail"
         assert "RSD-1225: the log is older than the ledger" in found.found
+        assert f"a continuation of the {seen[0]} entries" in found.limit
 
 
 def test_it_reads_beside_a_working_agent_and_says_so(home: Path) -> None:
@@ -299,7 +301,7 @@ def test_the_command_tells_what_fails_and_exits_7(home: Path, monkeypatch: pytes
 
     monkeypatch.setattr(doctor_machine, "accelerator_facts", lambda: doctor_machine.AcceleratorFacts(
         "2.13", False, False, "", 0, False, "", False))  # fmt: skip
-    monkeypatch.setattr(doctor_commands, "ask_server", said)
+    monkeypatch.setattr("client.doctor.ask_server", said)
     monkeypatch.setattr(Doctor, "_door", lambda _: Check("server", "ok", "answers"))
     done = CliRunner().invoke(doctor_commands.doctor, ["--home", str(home), "--json"])
     record = json.loads(done.stdout)
@@ -316,7 +318,7 @@ def test_the_command_tells_what_fails_and_exits_7(home: Path, monkeypatch: pytes
 def test_health_is_false_without_an_agent_and_true_with_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from client import doctor_commands
 
-    monkeypatch.setattr(doctor_commands, "ask_server", said)
+    monkeypatch.setattr("client.doctor.ask_server", said)
     monkeypatch.setattr(Doctor, "_door", lambda _: Check("server", "ok", "answers"))
     ask = lambda: CliRunner().invoke(doctor_commands.doctor, ["--health", "--home", str(home), "--json"])  # noqa: E731
     assert ask().exit_code == 7

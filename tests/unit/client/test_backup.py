@@ -18,11 +18,12 @@ from compliance.canonical import canonical, parse_json
 from compliance.errors import CheckFailed, InputError, Refused
 from compliance.log.backup import BackupList
 from compliance.messages import JoinRequest, decode, encode
+from compliance.privacy.ledger_records import LogHead
 from server import backup as operators
 from strategies.wire import Request
 from tests.desk import ok, refused, run
 from tests.federation import consortium, joined_home, main_study, open_home
-from tests.log_drafts import refusal_body
+from tests.log_drafts import charged, refusal_body
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +185,20 @@ def test_an_older_ledger_beside_a_newer_log_is_refused(saved: Path, tmp_path: Pa
     with pytest.raises(Refused, match="RSD-1225") as e:
         backup.restore(packed(case, tmp_path / "x.tar"), tmp_path / "back")
     assert "ledger" in e.value.message
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["another", "older"])
+def test_an_older_log_beside_a_newer_ledger_is_refused(tmp_path: Path, more: int) -> None:
+    """Also a log without any charge, of which the ledger alone knows."""
+    place = joined_home("a", tmp_path)
+    with open_home(place) as site:
+        charged(site.ledger, LogHead(site.log.origin, site.log.size + more, "0" * 64))
+    backup.make(place, tmp_path / "a.tar", keys=False)
+    with pytest.raises(Refused, match="RSD-1225") as e:
+        backup.restore(tmp_path / "a.tar", tmp_path / "back")
+    assert "the log is older than the ledger" in e.value.message
+    assert "nothing was restored" in e.value.next
     assert not (tmp_path / "back").exists()
 
 

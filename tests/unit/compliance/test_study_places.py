@@ -24,6 +24,8 @@ def _site(**changes):
         ({"sites": _site(access=["US", "US"])}, "sites[0].access[1]"),
         ({"sites": _site(access=["US", "XX"])}, "sites[0].access[1]"),
         ({"operator": {"name": "hub", "jurisdiction": "IE", "access": ["IE"]}}, "operator.access[0]"),
+        ({"sites": _site(jurisdiction="XX")}, "sites[0].jurisdiction"),
+        ({"operator": {"name": "hub", "jurisdiction": "ZZ"}}, "operator.jurisdiction"),
         ({"data_categories": ["health", "health"]}, "data_categories[1]"),
         ({"groups": [{"name": "x", "sites": ["berlin", "nowhere"]}]}, "groups[0].sites[1]"),
         ({"groups": [{"name": "x", "sites": ["berlin", "leeds", "berlin"]}]}, "groups[0].sites[2]"),
@@ -37,7 +39,20 @@ def _site(**changes):
             "groups[1].name",
         ),
     ],
-    ids=["own", "twice", "no-country", "operator", "category", "stranger", "again", "alone", "two-groups", "one-name"],
+    ids=[
+        "own",
+        "twice",
+        "no-country",
+        "operator",
+        "site-nowhere",
+        "operator-nowhere",
+        "category",
+        "stranger",
+        "again",
+        "alone",
+        "two-groups",
+        "one-name",
+    ],
 )
 def test_each_mistake_is_told_with_its_field(changes, field):
     assert field in _fields(**changes)

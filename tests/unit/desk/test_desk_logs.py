@@ -16,6 +16,7 @@ from compliance.desk.timing import page_times_ms
 from compliance.log import tree
 from compliance.log.alarms import alarm, raise_alarm
 from compliance.log.entry import new_entry
+from compliance.log.read_only import look
 from compliance.log.store import LogStore
 from tests.desk_world import HOSTS, Reader, desk_of, marked_bundle, marked_world, write
 from tests.log_drafts import refusal_body
@@ -56,6 +57,18 @@ def test_a_home_is_judged_and_a_study_without_its_text_is_named(home):
     assert "/proof" not in page
     assert reader.get("/logs/1/entries/2/proof").status_code == 404
     assert "Nobody else has cosigned this log" in reader.get("/logs/1").text
+
+
+def test_a_home_is_read_once_at_the_start_and_anew_when_it_is_checked(home, monkeypatch):
+    looks = []
+    monkeypatch.setattr("compliance.log.view.look", lambda path, action: looks.append(path) or look(path, action))
+    desk = make(read_places([home]), marked_world().anchor)
+    assert (len(looks), desk.verdicts[1].error) == (1, None)
+    with closing(sqlite3.connect(home / "log.db")) as log, log:
+        log.execute("DROP TRIGGER IF EXISTS entries_stay")
+        log.execute("UPDATE entries SET data = CAST(replace(data, 'thyroid-one', 'thyroid-1ne') AS BLOB)")
+    assert "FALSE" in Reader(app(desk, hosts=HOSTS)).get("/verify/1").text
+    assert len(looks) > 1
 
 
 def test_an_expired_entry_is_proven_and_no_fault(tmp_path):

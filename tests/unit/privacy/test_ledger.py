@@ -13,6 +13,7 @@ from compliance.canonical import canonical, sha256_hex
 from compliance.errors import CheckFailed, EnvironmentFault, InputError, Refused
 from compliance.privacy.events import PrivacyEvent
 from compliance.privacy.ledger import Ledger
+from compliance.privacy.ledger_records import LogHead
 
 STUDY = "a" * 64
 OTHER = "b" * 64
@@ -170,6 +171,9 @@ def test_a_limit_is_lowered_freely_and_raised_by_policy_only(ledger: Ledger) -> 
     assert ledger.show("site/thyroid")[-1]["policy_sha256"] == "c" * 64
     with pytest.raises(Refused, match="RSD-4102"):
         ledger.set_limit("site/thyroid", 13_000, 10**5, policy_sha256="c" * 64)
+    ledger.set_limit("site/thyroid", 11_000, 10**5, policy_sha256="d" * 64)
+    with pytest.raises(Refused, match="RSD-4102"):  # the policy before it was taken back with it
+        ledger.set_limit("site/thyroid", 12_000, 10**5, policy_sha256="c" * 64)
     ledger.charge("site/thyroid", STUDY, 1, 1, event(60))
 
 
@@ -193,6 +197,69 @@ def test_everything_survives_reopening_and_only_the_owner_reads(ledger: Ledger, 
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def _seen(size: int, origin: str = "residency/tiny/a") -> LogHead:
+    return LogHead(origin, size, sha256_hex(b"%d" % size))
+
+
+def test_a_charge_keeps_what_the_log_was_and_the_longest_counts(ledger: Ledger, tmp_path: Path) -> None:
+    assert reserved(ledger).logs_seen() == {}
+    ledger.set_limit("site/other", 11_000, 10**5)
+    ledger.reserve("site/other", STUDY, event(), 8000, 10**5)
+    for number, (source, head) in enumerate(
+        [
+            ("site/thyroid", _seen(5)),
+            ("site/thyroid", _seen(9)),
+            ("site/thyroid", _seen(3, "residency/elsewhere/a")),
+            ("site/other", _seen(11)),
+            ("site/other", None),
+        ],
+        1,
+    ):
+        ledger.charge(source, STUDY, number, 1, event(8), head)
+    wanted = {"residency/tiny/a": _seen(11), "residency/elsewhere/a": _seen(3, "residency/elsewhere/a")}
+    assert ledger.logs_seen() == wanted
+    with Ledger.open(tmp_path / "ledger.db") as again:
+        assert again.logs_seen() == wanted
+
+
+def test_a_ledger_of_before_charges_held_the_log_opens_and_goes_on(tmp_path: Path) -> None:
+    """Rows as an earlier version wrote them, its note of the log in a table of its own among them."""
+    with Ledger.open(tmp_path / "ledger.db"):
+        pass
+    with sqlite3.connect(tmp_path / "ledger.db") as db:
+        db.executemany("INSERT INTO entries VALUES ('s', ?, '2026-11-22T18:24:40Z', ?, CAST(? AS BLOB), ?)", _EARLIER)
+        db.execute("CREATE TABLE log_seen (one INTEGER PRIMARY KEY, origin TEXT, size INTEGER, root TEXT) STRICT")
+        db.execute("INSERT INTO log_seen VALUES (1, 'residency/tiny/a', 5, ?)", ("00" * 32,))
+    db.close()
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        assert (ledger.head("s"), ledger.logs_seen()) == (_EARLIER[-1][-1], {})
+        assert ledger.charge("s", STUDY, 2, 1, event(8), _seen(6)).seq == 4
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        assert ledger.logs_seen() == {"residency/tiny/a": _seen(6)}
+        assert [c.round for c in ledger.charges(STUDY)] == [1, 2]
+
+
+_EVENT = (
+    '"event":{"adjacency":"add_remove","mechanism":"poisson_gaussian","noise_multiplier_micro":1600000,'
+    '"sample_denominator":4,"sample_numerator":1,"steps":%d,"tv_error_femto":0,"unit":"record"}'
+)
+_EARLIER = (
+    (
+        1, "limit", '{"epsilon_milli":11000,"inverse_delta":100000,"policy_sha256":""}',
+        "f9be38d7a0989eb1a8d4b58e7c1ec45202e612064bebb88797c75f448d35b362",
+    ),
+    (
+        2, "reserve", '{"also":[],"claim_epsilon_milli":8000,"claim_inverse_delta":100000,' + _EVENT % 80
+        + f',"study":"{STUDY}","units":["record"]}}',
+        "3057160a55f6c111ca2ffe254d193d480c2a7fdda98163b78143177331033e04",
+    ),
+    (
+        3, "charge", '{"attempt":1,' + _EVENT % 8 + f',"round":1,"study":"{STUDY}"}}',
+        "43932a2256083bdd2d2380d1c76eba5851cf87f4286af9dc6bbe5f56774beb64",
+    ),
+)  # fmt: skip
+
+
 def _damage(path: Path, statement: str) -> None:
     with sqlite3.connect(path) as db:
         db.executescript("DROP TRIGGER entries_stay; DROP TRIGGER entries_last;" + statement)
@@ -207,12 +274,14 @@ def _damage(path: Path, statement: str) -> None:
         "UPDATE entries SET at = '2020-01-01T00:00:00Z' WHERE seq = 2",
         "UPDATE entries SET kind = 'reserve' WHERE seq = 3",
         "UPDATE entries SET source = 'other' WHERE seq = 4",
+        "UPDATE entries SET body = CAST(replace(body, '\"size\":9', '\"size\":8') AS BLOB) WHERE seq = 4",
+        "UPDATE entries SET body = CAST(json_remove(CAST(body AS TEXT), '$.log') AS BLOB) WHERE seq = 4",
     ],
 )
 def test_an_altered_ledger_does_not_open(ledger: Ledger, tmp_path: Path, statement: str) -> None:
     reserved(ledger)
     ledger.charge("site/thyroid", STUDY, 1, 1, event(8))
-    ledger.charge("site/thyroid", STUDY, 2, 1, event(8))
+    ledger.charge("site/thyroid", STUDY, 2, 1, event(8), _seen(9))
     ledger.close()
     _damage(tmp_path / "ledger.db", statement)
     with pytest.raises(CheckFailed, match="RSD-4110"):

@@ -1,12 +1,12 @@
-"""Places for connections: a share for each key, given back once, and nothing kept of who has left."""
+"""Places for connections: a share for each holder, given back once, and nothing kept of who has left."""
 
 from __future__ import annotations
 
-from server.connections import Shares
+from compliance.connections import Shares
 
 
 def test_each_key_has_its_share_and_gets_it_back() -> None:
-    shares = Shares(most=2)
+    shares = Shares[bytes](2)
     leave = [shares.enter(b"a"), shares.enter(b"a")]
     assert None not in leave
     assert shares.enter(b"a") is None
@@ -19,7 +19,7 @@ def test_each_key_has_its_share_and_gets_it_back() -> None:
 
 
 def test_who_has_left_is_forgotten() -> None:
-    shares = Shares()
+    shares = Shares[bytes](16)
     for i in range(1000):
         leave = shares.enter(i.to_bytes(4))
         assert leave is not None
