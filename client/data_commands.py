@@ -15,7 +15,11 @@ PURPOSES = ("scientific_research", "public_health", "quality_improvement")
 
 @click.group()
 def dataset() -> None:
-    """Extracts of this site's data."""
+    """Extracts of this site's data.
+
+    \b
+    Example: residency agent dataset list --home /srv/residency
+    """
 
 
 @dataset.command("add")
@@ -128,7 +132,11 @@ def dataset_retire(name: str, home: Path) -> Result:
 
 @click.group()
 def model() -> None:
-    """Base models in local folders."""
+    """Base models in local folders.
+
+    \b
+    Example: residency agent model add /models/minilm --home /srv/residency
+    """
 
 
 @model.command("add")

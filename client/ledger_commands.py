@@ -18,7 +18,11 @@ _PLOT = click.option("--plot", type=click.Path(path_type=Path), help="Also write
 
 @click.group()
 def ledger() -> None:
-    """The privacy ledger of this site's data sources."""
+    """The privacy ledger of this site's data sources.
+
+    \b
+    Example: residency agent ledger show --home /srv/residency
+    """
 
 
 @ledger.command("show")

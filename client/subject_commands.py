@@ -17,7 +17,11 @@ _GROUNDS = ("consent", "objection", "erasure", "optout")
 
 @click.group()
 def subject() -> None:
-    """People whose records are in this site's data."""
+    """People whose records are in this site's data.
+
+    \b
+    Example: residency agent subject withdraw --ground consent --home /srv/residency < ids.txt
+    """
 
 
 @subject.command("withdraw")

@@ -26,7 +26,11 @@ packs_option = click.option("--packs", type=FILE, help="A folder with the packs 
 
 @click.group()
 def audit() -> None:
-    """Explain and replay decisions, and see how long records are kept. Writes nothing."""
+    """Explain and replay decisions, and see how long records are kept. Writes nothing.
+
+    \b
+    Example: residency audit retention --jurisdiction DE
+    """
 
 
 audit.add_command(serve)

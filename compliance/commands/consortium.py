@@ -26,7 +26,11 @@ from compliance.validation import load_model
 
 @click.group()
 def consortium() -> None:
-    """The consortium: its trust file, its members and the certificates of its doors."""
+    """The consortium: its trust file, its members and the certificates of its doors.
+
+    \b
+    Example: residency consortium show trust.json
+    """
 
 
 @consortium.command("init")

@@ -18,7 +18,11 @@ _OFFICE_ROLES = ("signatory", "dpo")
 
 @click.group()
 def key() -> None:
-    """Make and show signing keys."""
+    """Make and show signing keys.
+
+    \b
+    Example: residency key show office/signatory.pub.json
+    """
 
 
 @key.command("new")

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 @click.group()
 def law() -> None:
-    """Law packs: read, check, compare, adopt, and see who may send what to whom. Not legal advice."""
+    """Law packs: read, check, compare, adopt, and see who may send what to whom. Not legal advice.
+
+    \b
+    Example: residency law matrix dp_update --from DE,US
+    """
 
 
 for _one in (init, advise, adopt, matrix, review):

@@ -13,7 +13,11 @@ from compliance.commands.log_witness import witness
 
 @click.group()
 def log() -> None:
-    """The transparency log: check it, export it, compact it by retention, witness the logs of others."""
+    """The transparency log: check it, export it, compact it by retention, witness the logs of others.
+
+    \b
+    Example: residency log fsck /srv/residency/log.db
+    """
 
 
 log.add_command(tiles)

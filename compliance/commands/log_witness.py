@@ -22,7 +22,11 @@ TRUST: Decorator = click.option("--trust", "trust_files", type=FILE, multiple=Tr
 
 @click.group()
 def witness() -> None:
-    """Cosign the logs of others, so that nobody can rewrite one unseen. For an association, an auditor, a hospital."""
+    """Cosign the logs of others, so that nobody can rewrite one unseen. For an association, an auditor, a hospital.
+
+    \b
+    Example: residency log witness show --home ./witness
+    """
 
 
 @witness.command("init")

@@ -24,7 +24,11 @@ from compliance.validation import load_model
 
 @click.group()
 def policy() -> None:
-    """The limits of a site: init, check, advise, sign, show."""
+    """The limits of a site: init, check, advise, sign, show.
+
+    \b
+    Example: residency policy check policy.yaml
+    """
 
 
 @policy.command("init")

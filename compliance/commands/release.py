@@ -25,7 +25,11 @@ from compliance.trust.root import Anchor, load_anchor
 
 @click.group("release")
 def release() -> None:
-    """Build and show releases."""
+    """Build and show releases.
+
+    \b
+    Example: residency release show out/bundle
+    """
 
 
 @release.command("build")

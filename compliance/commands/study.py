@@ -39,7 +39,11 @@ from compliance.trust.root import Trust, load_anchor
 
 @click.group()
 def study() -> None:
-    """Write, check, sign, propose and answer studies."""
+    """Write, check, sign, propose and answer studies.
+
+    \b
+    Example: residency study check study.yaml
+    """
 
 
 study.add_command(advise)
