@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from compliance.canonical import Json, sha256_hex
 from compliance.errors import CheckFailed
+from compliance.identity import parse_envelope
 from compliance.study import SHA256
 from compliance.training_spec import Frozen
 from compliance.trust.root import NAME
@@ -80,6 +81,14 @@ class Manifest(Frozen):
 def listed(files: Mapping[str, bytes]) -> list[dict[str, Json]]:
     """The `files` of a manifest over these contents, itself left out."""
     return [{"path": p, "sha256": sha256_hex(files[p]), "size": len(files[p])} for p in sorted(files) if p != PATH]
+
+
+def check_form(data: bytes) -> None:
+    """`data`, the manifest's bytes, are the one form in which it is written. Raises CheckFailed RSD-9001."""
+    written = parse_envelope(data, PATH).encode() + b"\n"
+    if data != written:
+        found, limit = (f"{sha256_hex(d)} ({len(d)} bytes)" for d in (data, written))
+        raise _wrong(f"{PATH} was changed", found, limit)
 
 
 def check_files(manifest: Manifest, files: Mapping[str, bytes]) -> None:

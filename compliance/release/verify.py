@@ -145,6 +145,7 @@ def verify_integrity(files: Mapping[str, bytes]) -> Report:
     contents = Contents(files)
 
     def intact() -> Found:
+        manifests.check_form(contents.file(manifests.PATH))
         manifests.check_files(contents.manifest, files)
         return Found((f"{len(contents.manifest.files)} files are those of manifest.json, whoever signed it",))
 

@@ -8,7 +8,7 @@ from compliance import answers
 from compliance.clock import parse_time, rfc3339
 from compliance.errors import CheckFailed
 from compliance.release.case import Contents, Context
-from compliance.release.manifest import PATH, SCHEMA, check_files
+from compliance.release.manifest import PATH, SCHEMA, check_files, check_form
 from compliance.release.report import Found
 from compliance.study import open_study
 
@@ -20,6 +20,7 @@ def manifest(contents: Contents, context: Context) -> Found:
     trust = context.anchor.trust
     created = parse_time(contents.manifest.created, "created of the manifest")
     context.anchor.statement(contents.file(PATH), SCHEMA, PATH, role="operator", holder=trust.operator.name, at=created)
+    check_form(contents.file(PATH))
     check_files(contents.manifest, contents.files)
     return Found((f"operator {trust.operator.name} signed {len(contents.manifest.files)} files; they are unchanged",))
 
