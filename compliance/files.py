@@ -82,6 +82,14 @@ def refuse_existing(path: Path) -> None:
         )
 
 
+def absolute(path: Path, what: str) -> Path:
+    """`path` from the root on, without links; it need not be there. Raises InputError RSD-2005: links in a circle."""
+    try:
+        return path.resolve()
+    except RuntimeError as e:
+        raise _unreadable(path, what, "links in a circle", "a path that ends somewhere") from e
+
+
 def read_bytes(path: Path, what: str, most: int = MOST_BYTES) -> bytes:
     """The bytes of the plain file `path`, at most `most` of them; never waits for a pipe or a device.
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from compliance.cli import Result, command
 from compliance.errors import InputError
+from compliance.files import absolute
 from demo.cast import Folders
 
 
@@ -36,7 +37,7 @@ def demo(out: Path, full: bool) -> Result:
     from demo.story import Story, recipe_of  # noqa: PLC0415
 
     started = time.monotonic()
-    folders = Folders(out.resolve())
+    folders = Folders(absolute(out, "the folder"))
     screen = Screen(Console(stderr=_wants_json(), width=None))
     with MemoryWatch() as memory, Crew(folders.out / "logs") as crew:
         story = Story(crew, folders, screen, recipe_of(full), full)

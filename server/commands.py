@@ -10,6 +10,7 @@ import click
 from compliance.cli import Result, command, emit_error, emit_json, table
 from compliance.clock import now
 from compliance.errors import InputError, ResidencyError
+from compliance.files import absolute
 from compliance.trust.home import OperatorHome
 from server.backup_commands import backup, restore
 from server.doctor_commands import doctor
@@ -76,7 +77,7 @@ def _serve(
     from server.launcher import ServerConfig, serve  # noqa: PLC0415 - loads Flower
     from server.law import install  # noqa: PLC0415 - loads the law engine
 
-    place = OperatorHome(home.resolve())
+    place = OperatorHome(absolute(home, "the home"))
     doors = place.config()
     if law is not None:
         install(place, law)

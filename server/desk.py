@@ -17,7 +17,7 @@ from typing import Final
 from compliance.canonical import Json
 from compliance.clock import now, rfc3339
 from compliance.errors import EnvironmentFault, InputError, Refused, ResidencyError, RunFailed, error_class
-from compliance.files import read_bytes, write_durably
+from compliance.files import absolute, read_bytes, write_durably
 from compliance.law.decide import builtin_packs
 from compliance.law.regions import load_regions
 from compliance.log.store import LogStore
@@ -152,7 +152,7 @@ def cancel_run(home: Path, folder: RunFolder, reason: str) -> Cancel:
 
     Raises Refused RSD-8307 for a run that has ended, InputError RSD-8305 for a folder of another home.
     """
-    if folder.path.resolve().parent != (home / "runs").resolve():
+    if absolute(folder.path, "the run").parent != absolute(home / "runs", "the home"):
         raise InputError(
             "RSD-8305", f"{folder.path} is no run of this home", found=str(folder.path), limit=str(home / "runs"),
             next="give the operator's home with --home",

@@ -22,7 +22,7 @@ from pydantic import Field
 from compliance.canonical import canonical, parse_canonical
 from compliance.clock import now
 from compliance.errors import CheckFailed, InputError, PeerUnreachable, Refused, ResidencyError
-from compliance.files import read_bytes, write_durably
+from compliance.files import absolute, read_bytes, write_durably
 from compliance.log import checkpoint, cosign, note
 from compliance.log.alarms import Alarm, alarm
 from compliance.log.witness_protocol import MOST_PROOF, PATH, SIZE_TYPE, Request, parse_lines
@@ -171,7 +171,7 @@ def install(home: Path, addresses: Iterable[str], ca: Path | None) -> None:
     found = tuple(dict.fromkeys(str(n) for n in named))
     if ca is not None:
         read_bytes(ca, "the CA of the witnesses")
-    config = Config(addresses=found, ca=str(ca.resolve()) if ca else "")
+    config = Config(addresses=found, ca=str(absolute(ca, "the CA file")) if ca else "")
     file = home / "witnesses.json"
     if found or file.exists():
         write_durably(file, canonical(config.model_dump(mode="json")))

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compliance.errors import InputError
+from compliance.files import absolute
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,7 +43,7 @@ def image_files(folder: Path, names: Sequence[str | None], digests: Sequence[str
     Raises InputError RSD-2331 (no name, no such file, not below the folder, another suffix, above 64 MiB), RSD-2333
     (`digests` are given, and a file has another one).
     """
-    root = folder.resolve()
+    root = absolute(folder, "the table's folder")
     out = []
     for i, name in enumerate(names):
         path = _path(root, name)

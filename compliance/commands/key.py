@@ -11,6 +11,7 @@ from compliance.cli import Result, command
 from compliance.clock import now, rfc3339
 from compliance.commands.shared import FILE
 from compliance.errors import Refused
+from compliance.files import absolute
 from compliance.identity import ROLES, PublicIdentity, Role, load_public, load_signer, new_signer, save_signer
 
 _OFFICE_ROLES = ("signatory", "dpo")
@@ -62,7 +63,7 @@ def show(file: Path) -> Result:
 
 
 def _refuse_agent_home(role: str, folder: Path) -> None:
-    whole = folder.resolve()
+    whole = absolute(folder, "the folder")
     for place in (whole, *whole.parents):
         if (place / "agent.json").exists():
             raise Refused(

@@ -10,7 +10,7 @@ from compliance.canonical import Json
 from compliance.cli import Result, command, table
 from compliance.clock import now, parse_time
 from compliance.errors import InputError, NoTrustAnchor
-from compliance.files import refuse_existing
+from compliance.files import absolute, refuse_existing
 from compliance.identity import Signer, load_signer
 from compliance.log.store import LogStore
 from compliance.release.bom import BOM_FILE
@@ -72,7 +72,7 @@ def build(run_folder: Path, key: Path, out: Path, trust: Path | None, at: str | 
 
 def _operator_log(key: Path) -> Path:
     """The operator's log, in the home that holds the key. A release that is not logged is not made."""
-    log = key.resolve().parent.parent / "log.db"
+    log = absolute(key, "the key file").parent.parent / "log.db"
     if not log.is_file():
         raise InputError(
             "RSD-9044",
@@ -92,7 +92,7 @@ def _record(log: Path, anchor: Anchor, signer: Signer, study: str, body: dict[st
 
 
 def _trust_file(key: Path, given: Path | None) -> Path:
-    default = key.resolve().parent.parent / "trust.json"
+    default = absolute(key, "the key file").parent.parent / "trust.json"
     if given is None and not default.is_file():
         raise NoTrustAnchor(
             "RSD-6015",

@@ -257,3 +257,41 @@ def test_a_stdout_that_takes_nothing_is_told_on_stderr(more: tuple[str, ...]) ->
     assert done.stderr.startswith("error RSD-7004")
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("server", "start", "--home", "loop"),
+        ("agent", "model", "add", "loop", "--home", "."),
+        (
+            "agent",
+            "dataset",
+            "add",
+            "x",
+            "--path",
+            "loop",
+            "--source",
+            "x",
+            "--id-column",
+            "x",
+            "--legal-basis",
+            "x",
+            "--purpose",
+            "scientific_research",
+            "--expires",
+            "2027-12-31",
+        ),
+        ("key", "new", "--role", "signatory", "--holder", "x", "--out", "loop"),
+        ("release", "build", "loop", "--key", "loop", "--out", "y"),
+        ("verify", "loop"),
+        ("demo", "--out", "loop"),
+    ],
+)
+def test_links_in_a_circle_are_told(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.chdir(tmp_path)
+    call = [sys.executable, residency.__file__, *words]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode in {3, 7}, done.stderr
+    assert done.stderr.startswith("error RSD-")
