@@ -102,7 +102,7 @@ def noise_for(study: Study, terms: SiteTerms) -> int:
     rate = study_event(study, terms, rounds).rate
     also = also_done(study)
     noise = _calibrated(terms.epsilon_milli, inverse_delta, rate, study.training.steps * rounds, also)
-    while _epsilon(_with_noise(study, terms, noise), inverse_delta, also) > terms.epsilon_milli:
+    while _epsilon(_with_noise(study, terms, noise), inverse_delta, also, terms.epsilon_milli) > terms.epsilon_milli:
         noise = _next_four_digits(noise)
         if noise > MOST_NOISE_MICRO:
             raise Refused(
@@ -210,7 +210,7 @@ def _with_all_noise(study: Study, open_noise: frozenset[int]) -> tuple[list[Mist
 def _claim_mistakes(study: Study, terms: SiteTerms) -> list[Mistake]:
     event = study_event(study, terms, study.charged_rounds)
     try:
-        found = _epsilon(event, study.privacy.inverse_delta, also_done(study))
+        found = _epsilon(event, study.privacy.inverse_delta, also_done(study), terms.epsilon_milli)
     except Refused as e:
         return [Mistake("", f"{e.message} (found {terms.noise_multiplier_micro})")]
     if found <= terms.epsilon_milli:
@@ -219,13 +219,14 @@ def _claim_mistakes(study: Study, terms: SiteTerms) -> list[Mistake]:
     return [Mistake("", message)]
 
 
-def _epsilon(event: PrivacyEvent, inverse_delta: int, also: tuple[PrivacyEvent, ...]) -> int:
-    """Milli-eps of all that is done, with the sampler's error unless it alone would use up delta (`noise_for`)."""
-    from compliance.privacy.accounting import epsilon  # noqa: PLC0415 - heavy, only when a claim is checked
+def _epsilon(event: PrivacyEvent, inverse_delta: int, also: tuple[PrivacyEvent, ...], limit_milli: int) -> int:
+    """`epsilon_against` of all that is done, with the sampler's error unless it alone would use up delta."""
+    from compliance.privacy.accounting import epsilon_against  # noqa: PLC0415 - heavy, only when a claim is checked
 
     try:
-        return epsilon([event, *also], inverse_delta)
+        return epsilon_against([event, *also], inverse_delta, limit_milli)
     except Refused as e:
         if e.code != "RSD-4003" or not event.tv_error_femto:
             raise
-        return epsilon([e.model_copy(update={"tv_error_femto": 0}) for e in (event, *also)], inverse_delta)
+        without = [e.model_copy(update={"tv_error_femto": 0}) for e in (event, *also)]
+        return epsilon_against(without, inverse_delta, limit_milli)

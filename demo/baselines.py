@@ -15,17 +15,20 @@ from typing import Any, Final
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import nn
 
 from client.data.table import TableFile
 from client.tasks.base import task_of
 from client.training.dpsgd import Engine
 from client.training.examples import Examples, Inputs
 from client.training.keystream import Keystream
+from client.training.per_sample.products import FrozenSite
+from client.training.top import Top
 from client.work import RoundSpec
 from compliance.canonical import parse_json
 from compliance.files import read_bytes
 from compliance.study import SiteTerms, Study
-from demo.measuring import Holdout, Score, average, fresh_top, load_holdout, read_study
+from demo.measuring import Holdout, Score, average, by_length, fresh_top, load_holdout, read_study, shortened
 from demo.results import write_json
 
 POOLED_EPOCHS: Final = 2
@@ -33,6 +36,7 @@ POOLED_HEAD_RATE: Final = 3e-2  # the head starts at zero on vectors of length 3
 POOLED_ADAPTER_RATE: Final = 3e-3
 POOLED_BATCH: Final = 64
 POOLED_SEED: Final = 1
+_LIKE: Final = 8  # batches whose rows are sorted among each other, so that a batch holds rows of like length
 
 
 class BaselineSpec(BaseModel):
@@ -66,7 +70,7 @@ class Bench:
         records = task.records(study.task, TableFile(spec.tables[site]))
         self._borrow(task.inputs_file(study.model, study.task, records, spec.cache).name, site)
         inputs = task.inputs(study.model, study.task, spec.model_dir, records, spec.cache, "cpu")
-        return Examples(inputs, task.targets(study.model, study.task, spec.model_dir, records))
+        return by_length(inputs, task.targets(study.model, study.task, spec.model_dir, records))
 
     def _borrow(self, name: str, site: str) -> None:
         theirs = next(iter(sorted(self.spec.borrow[site].rglob(name))), None) if site in self.spec.borrow else None
@@ -109,6 +113,7 @@ def pooled(bench: Bench, parts: list[Examples]) -> Score:
     """All rows in one place, no clipping, no noise: Adam on the same trained parameters, a fixed seed."""
     torch.manual_seed(POOLED_SEED)
     top = fresh_top(bench.study, bench.spec.model_dir)
+    _quicken(top)
     optimizer = torch.optim.Adam(
         [
             {"params": [p], "lr": POOLED_HEAD_RATE if name.startswith("head.") else POOLED_ADAPTER_RATE}
@@ -116,20 +121,34 @@ def pooled(bench: Bench, parts: list[Examples]) -> Score:
         ]
     )
     rows = [(k, i) for k, part in enumerate(parts) for i in range(len(part))]
+    lengths = torch.cat([part.inputs["mask"].sum(1) for part in parts])
     for _ in range(POOLED_EPOCHS):
-        order = torch.randperm(len(rows)).tolist()
-        for start in range(0, len(rows), POOLED_BATCH):
-            inputs, labels = _gather(parts, [rows[i] for i in order[start : start + POOLED_BATCH]])
+        for batch in _batches(lengths):
+            inputs, labels = _gather(parts, [rows[i] for i in batch.tolist()])
             optimizer.zero_grad()
             torch.autograd.backward(top.record_losses(inputs, labels).mean())
             optimizer.step()
     return bench.holdout.score(top)
 
 
+def _quicken(top: Top) -> None:
+    """The layers that nothing trains compute as they do in the engine."""
+    frozen: list[Any] = [m for m in top.modules() if type(m) is nn.Linear and not m.weight.requires_grad]
+    for layer in frozen:
+        layer.forward = FrozenSite(layer).forward
+
+
+def _batches(lengths: torch.Tensor) -> list[torch.Tensor]:
+    """An epoch: every row once, in a random order, as batches of rows of like length."""
+    some = torch.split(torch.randperm(len(lengths)), _LIKE * POOLED_BATCH)
+    batches = [batch for rows in some for batch in torch.split(rows[lengths[rows].argsort()], POOLED_BATCH)]
+    return [batches[i] for i in torch.randperm(len(batches)).tolist()]
+
+
 def _gather(parts: list[Examples], rows: list[tuple[int, int]]) -> tuple[Inputs, torch.Tensor]:
     names = parts[0].inputs
     inputs = {name: torch.stack([parts[k].inputs[name][i] for k, i in rows]) for name in names}
-    return inputs, torch.stack([parts[k].targets[i] for k, i in rows])
+    return shortened(inputs), torch.stack([parts[k].targets[i] for k, i in rows])
 
 
 def run(spec: BaselineSpec) -> dict[str, Any]:

@@ -14,15 +14,18 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Final
 
 from compliance.errors import EnvironmentFault, RunFailed
+from demo.desk import Order
 from demo.watchdog import MARK
 
 COMMAND_LIMIT_S: Final = 120.0
 READY_LIMIT_S: Final = 90.0
 _SHOWN_ARGUMENTS: Final = 3
+_LOOK_S: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,8 @@ class Crew:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._watchdog: subprocess.Popen[bytes] | None = None
+        self._desk: subprocess.Popen[bytes] | None = None
+        self._ordering = threading.Lock()
 
     def __enter__(self) -> Crew:
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -162,8 +167,40 @@ class Crew:
         }
 
     def run(self, *args: str | Path, limit_s: float = COMMAND_LIMIT_S) -> Outcome:
-        """Run `residency ARGS` to its end, whatever its exit code."""
-        return self.run_python(["-m", "residency"], *args, limit_s=limit_s)
+        """Run `residency ARGS` to its end, whatever its exit code: a fork of the commands' process (demo/desk.py)."""
+        words, started = tuple(str(a) for a in args), time.monotonic()
+        with TemporaryDirectory(prefix="command-", dir=self.logs) as folder:
+            names = ("out", "err", "started", "ended")
+            order = Order(words=words, **{name: Path(folder) / name for name in names})
+            code, late = self._obeyed(order, started + limit_s)
+            out, err = (p.read_text(encoding="utf-8", errors="replace") for p in (order.out, order.err))
+        err += f"\nkilled after {limit_s:.0f} s" if late else ""
+        return Outcome(words, code, out, err, time.monotonic() - started)
+
+    def _obeyed(self, order: Order, end: float) -> tuple[int, bool]:
+        """The exit code of the ordered command, and whether it was killed at `end`."""
+        with self._ordering:
+            if self._desk is None:
+                self._desk = self.start("desk", ["-m", "demo.desk"], fed=True)[0]
+            desk = self._desk
+            if desk.stdin is not None and desk.poll() is None:
+                desk.stdin.write(order.model_dump_json().encode() + b"\n")
+        late = False
+        while not order.ended.exists():
+            if desk.poll() is not None:
+                raise RunFailed(
+                    "RSD-8902",
+                    "the process of the demo's commands has ended",
+                    rule="every step of the demo ends as announced",
+                    found=f"exit {desk.returncode}",
+                    limit="one that waits for commands",
+                    next=f"read {self.logs / 'desk.err'}",
+                )
+            if not late and time.monotonic() > end and order.started.exists():
+                os.killpg(int(order.started.read_text()), signal.SIGKILL)
+                late = True
+            time.sleep(_LOOK_S)
+        return int(order.ended.read_text()), late
 
     def run_python(self, prefix: Sequence[str], *args: str | Path, limit_s: float = COMMAND_LIMIT_S) -> Outcome:
         """Run the interpreter with `prefix` and ARGS to its end. Raises RunFailed RSD-8902 past the limit."""

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 ETHERTYPE_ALL = 3
@@ -106,6 +107,7 @@ def addresses() -> Iterator[str]:
             yield from (decode(local), decode(remote))
 
 
+@lru_cache(maxsize=1 << 14)
 def decode(text: str) -> str:
     """An address of /proc/net as text; empty for a remote end that is not there."""
     host, port = text.split(":")
@@ -115,6 +117,7 @@ def decode(text: str) -> str:
     return "" if unset else str(ipaddress.ip_address(words))
 
 
+@lru_cache(maxsize=1 << 10)
 def is_loopback(address: str) -> bool:
     """Whether it is no address, or one of this machine itself, also as IPv4 inside IPv6 (RFC 4291, 2.5.5.2)."""
     if not address:

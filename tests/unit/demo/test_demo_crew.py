@@ -122,3 +122,40 @@ def test_an_outcome_without_json_is_an_error() -> None:
 def test_a_service_that_ends_early_is_named(tmp_path: Path) -> None:
     with Crew(tmp_path) as crew, pytest.raises(RunFailed, match="RSD-8903 nobody did not become ready"):
         crew.serve("nobody", "no-such-command").wait_ready(20)
+
+
+def test_a_command_is_a_process_of_its_own_with_the_outputs_and_the_end_of_the_program(tmp_path: Path) -> None:
+    with Crew(tmp_path) as crew:
+        for words in (("explain", "RSD-1103", "--json"), ("explain", "RSD-NONE"), ("explain", "--no-such-flag")):
+            forked, started = crew.run(*words), crew.run_python(["-m", "residency"], *words)
+            assert (forked.args, forked.exit_code) == (started.args, started.exit_code)
+            assert forked.stdout == started.stdout
+            assert forked.stderr.splitlines()[-1:] == started.stderr.splitlines()[-1:]
+        (desk,) = [p for p in marked(crew.mark) if p.cmdline()[-1] == "demo.desk"]
+        assert desk.num_threads() == 1
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["desk.err", "desk.out"]
+    assert wait_gone(crew.mark)
+
+
+STUCK = (
+    "import os, residency, time; from demo import desk\n"
+    "residency.main = lambda: (print(os.getpid() == os.getpgid(0), flush=True), time.sleep(60))\n"
+    "desk.serve()"
+)
+
+
+def test_a_command_that_is_stuck_is_killed_and_the_next_one_runs(tmp_path: Path) -> None:
+    with Crew(tmp_path) as crew:
+        crew._desk = crew.start("desk", ["-c", STUCK], fed=True)[0]
+        for _ in range(2):
+            outcome = crew.run("verify", limit_s=2)
+            assert (outcome.exit_code, outcome.stdout) == (-9, "True\n")
+            assert "killed after" in outcome.stderr
+
+
+def test_commands_end_with_their_process(tmp_path: Path) -> None:
+    with Crew(tmp_path) as crew:
+        crew._desk = crew.start("desk", ["-c", "raise SystemExit(3)"], fed=True)[0]
+        with pytest.raises(RunFailed, match="RSD-8902") as e:
+            crew.run("verify")
+        assert e.value.found == "exit 3"

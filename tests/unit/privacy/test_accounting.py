@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 import warnings
+from fractions import Fraction
 
 import pytest
 
 from compliance.errors import InputError, Refused
-from compliance.privacy.accounting import calibrate, check_claim, epsilon, epsilon_rdp
+from compliance.privacy import accounting
+from compliance.privacy.accounting import calibrate, check_claim, epsilon, epsilon_against, epsilon_coarse, epsilon_rdp
 from compliance.privacy.events import PrivacyEvent
 
 CASES = [(1_200_000, 50, 200), (2_000_000, 200, 100), (5_000_000, 100, 80)]
@@ -143,3 +145,34 @@ def test_the_ledger_does_not_load_the_accountant() -> None:
         "import sys, compliance.privacy.ledger as l; sys.exit('dp_accounting' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_limit_that_the_coarse_bound_keeps_needs_no_fine_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    e, built, step = event(noise_micro=1_234_000), list[float](), accounting._step
+
+    def seen(noise_micro: int, rate: Fraction, grid: float) -> object:
+        built.append(grid)
+        return step(noise_micro, rate, grid)
+
+    monkeypatch.setattr(accounting, "_step", seen)
+    limit = epsilon_coarse([e], 10**5)
+    assert epsilon_against([e], 10**5, limit) == limit
+    assert set(built) == {accounting._COARSE}
+    fine = epsilon_against([e], 10**5, limit - 1)
+    assert set(built) == {accounting._COARSE, accounting._FINE}
+    assert fine == epsilon([e], 10**5) <= limit
+
+
+def test_a_coarse_bound_that_fails_is_not_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> int:
+        raise Refused("RSD-4003", "the sampler's error uses up delta")
+
+    monkeypatch.setattr(accounting, "epsilon_coarse", refused)
+    assert epsilon_against([event()], 10**5, 10**6) == epsilon([event()], 10**5)
+
+
+def test_several_sites_numbers_of_steps_share_what_one_step_costs() -> None:
+    accounting._step.cache_clear()
+    found = [epsilon_coarse([event(noise_micro=1_345_000, steps=n)], 10**5) for n in (10, 20, 40)]
+    assert found == sorted(set(found))
+    assert accounting._step.cache_info().misses == 1
