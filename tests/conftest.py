@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from tests import stem
+from tests import programs, stem, workers
 
 TESTS: Final = Path(__file__).parent
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - chosen by name, not guessed
@@ -58,9 +58,11 @@ _in_memory()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The workers of one run share a stem; a run without workers starts one when a test asks for it."""
+    """The workers of one run share a stem and a collection; a run without workers starts a stem when a test asks."""
     if getattr(config.option, "numprocesses", None):
+        config.option.tx = [f"popen//python={workers.start(config.invocation_params.args)}"] * len(config.option.tx)
         stem.start()
+        programs.start()
 
 
 @pytest.fixture

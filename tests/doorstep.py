@@ -38,6 +38,8 @@ from compliance.trust.enrol import (
 )
 from compliance.trust.home import OperatorHome
 from compliance.trust.root import Anchor, load_anchor
+from tests import programs
+from tests.federation import free_port
 
 CONSORTIUM, OPERATOR = "flower", "hub"
 
@@ -89,10 +91,10 @@ class Founded:
 def found(base: Path, home: Path, names: list[str], threshold: int = 1) -> Founded:
     """Keys, certificates and a trust file that all sites signed, by the library's own functions."""
     start, until = rfc3339(now() - timedelta(days=1)), rfc3339(now() + timedelta(days=9))
-    door = "127.0.0.1:0"
+    server, governance, enrolment = (f"127.0.0.1:{free_port()}" for _ in range(3))
     config = Consortium(
         schema="residency.consortium/1", name=CONSORTIUM, operator={"name": OPERATOR, "jurisdiction": "IE"},
-        threshold=threshold, server=door, governance=door, enrolment=door,
+        threshold=threshold, server=server, governance=governance, enrolment=enrolment,
     )  # fmt: skip
     operator = new_signer("operator", OPERATOR, start, until)
     save_signer(operator, home / "keys")
@@ -121,8 +123,9 @@ class Server:
         self._output = output
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         words = ["server", "start", "--home", str(home), "--host", "127.0.0.1"]
+        programs.start()
         with output.open("ab") as out:
-            self.process = subprocess.Popen(
+            self.process = programs.Forked(
                 [sys.executable, "-m", "residency", *words], stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                 env=environment, start_new_session=True,
             )  # fmt: skip

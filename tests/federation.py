@@ -53,7 +53,7 @@ from compliance.trust.enrol import check_request, draft_trust, make_invitation, 
 from compliance.trust.root import Anchor, load_anchor
 from compliance.validation import load_model
 from strategies.wire import Request
-from tests import stem
+from tests import programs, stem
 
 JURISDICTIONS = {"a": "DE", "b": "GB", "c": "JP", "d": "FR", "e": "CN"}
 TRAINING = ("a", "b", "c", "d")
@@ -561,18 +561,25 @@ class Done:
         return found
 
 
-def residency(*args: object, module: str = "residency", limit_s: float = 240) -> Done:
-    """Run `residency ARGS` as a process, to its end."""
+def residency(*args: object, module: str = "residency", limit_s: float = 240, forked: bool = True) -> Done:
+    """Run `residency ARGS` as a process, to its end; of another `module`, or unless `forked`, from nothing."""
     words = [sys.executable, "-m", module, *map(str, args)]
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=limit_s, check=False)
+    if forked and module == "residency":
+        programs.start()
+        done = programs.run(words, limit_s, env=environment())
+    else:
+        done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=limit_s, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
 class Live:
     """A running federation below `root`, a copy of the consortium with its own log and ledgers."""
 
+    start_program: type[subprocess.Popen[Any]] = programs.Forked
+
     def __init__(self, made: Consortium) -> None:
         stem.start()
+        programs.start()
         root = Path(shutil.copytree(made.root, scratch("live") / "world"))
         self.made = replace(made, root=root)  # what runs here must not show in the homes that other tests copy
         self.output = root / "output"
@@ -602,7 +609,7 @@ class Live:
     def spawn(self, name: str, *args: object) -> subprocess.Popen[bytes]:
         """Start `residency ARGS` in its own process group; its output goes to a file."""
         with (self.output / f"{name}.log").open("ab") as out:
-            process = subprocess.Popen(
+            process = self.start_program(
                 [*self.program(name), *map(str, args)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment(), start_new_session=True,
             )  # fmt: skip
@@ -641,7 +648,7 @@ class Live:
     def begin_run(self, study: Path, answers: Path, *more: object) -> subprocess.Popen[str]:
         """Start `residency run start` and return at once."""
         words = ["run", "start", study, "--home", self.made.hub, "--answers", answers, "--json", *more]
-        process = subprocess.Popen(
+        process = self.start_program(
             [sys.executable, "-m", "residency", *map(str, words)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
         )  # fmt: skip
@@ -700,10 +707,4 @@ def workers(agent: int) -> list[int]:
 
 def serverapps(hub: Path) -> list[int]:
     """The processes that coordinate runs of the server at `hub`."""
-    found, ours = [], f"RESIDENCY_SERVER_HOME={hub.resolve()}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            coordinates = b"flwr-serverapp" in (folder / "cmdline").read_bytes()
-            if coordinates and ours in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+    return programs.running("flwr-serverapp", "RESIDENCY_SERVER_HOME", str(hub.resolve()))

@@ -29,6 +29,7 @@ from compliance.identity import load_public, new_signer, save_signer
 from compliance.trust.enrol import Consortium as Config
 from compliance.trust.enrol import invited, make_invitation, open_invitation
 from compliance.validation import load_model
+from tests import programs
 from tests.federation import day, environment, scratch
 from tests.governance import Hub, people
 
@@ -66,8 +67,9 @@ def serving() -> Iterator[Server]:
     hub = Hub(replace(people(), root=root))
     hub.log().close()  # `consortium init` begins it, and the server starts on a whole home only
     output = root / "server.log"
+    programs.start()
     with output.open("wb") as out:
-        process = subprocess.Popen(
+        process = programs.Forked(
             [sys.executable, "-m", "residency", "server", "start", "--home", str(hub.made.hub), "--host", "127.0.0.1"],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment(), start_new_session=True,
         )  # fmt: skip

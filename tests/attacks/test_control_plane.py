@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from datetime import timedelta
@@ -37,7 +36,7 @@ from tests.desk import ok
 from tests.doorstep import CONSORTIUM, Caller, Founded, Server, found, node_key, read_key, wait
 
 ACTIVATE, PULL = "/v1/fleet/activate-node", "/v1/fleet/pull-messages"
-FUZZ_S = 8.0
+FRAMES = 100
 GONE = (ssl.SSLError, ConnectionError, http.client.HTTPException)
 
 
@@ -312,11 +311,8 @@ def test_garbage_truncated_and_oversized_frames_do_not_bring_the_server_down(doo
     caller = doors.caller("a")
     rng = random.Random(20_261_122)  # noqa: S311 - the same frames each time
     resident = _rss_mib(doors.server.process.pid)
-    end, count = time.monotonic() + FUZZ_S, 0
-    while time.monotonic() < end:
+    for _ in range(FRAMES):
         _throw(doors, caller, _frames(doors, rng, caller), tls=rng.random() < 0.8)
-        count += 1
-    assert count > 50
     assert doors.server.process.poll() is None
     assert doors.good() is None
     assert _rss_mib(doors.server.process.pid) < resident + 100

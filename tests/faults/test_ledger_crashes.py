@@ -15,6 +15,7 @@ import pytest
 from compliance.errors import EnvironmentFault, Refused
 from compliance.privacy.events import PrivacyEvent
 from compliance.privacy.ledger import Ledger
+from tests import programs
 
 ROOT = Path(__file__).resolve().parents[2]
 PREAMBLE = """
@@ -97,7 +98,8 @@ def event(steps: int) -> PrivacyEvent:
 
 
 def start(script: str, *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    programs.start()
+    return programs.Forked(
         [sys.executable, "-c", PREAMBLE + script, *args],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compliance.errors import EnvironmentFault
 from compliance.log.store import LogStore
+from tests import programs
 from tests.log_drafts import CLOSE, commit, commit_body
 
 SEED = bytes(range(32))
@@ -46,7 +47,8 @@ for n in range(100_000):
 
 def start(path: Path, program: str) -> subprocess.Popen[str]:
     code = textwrap.dedent(PRELUDE) + textwrap.dedent(program)
-    return subprocess.Popen(
+    programs.start()
+    return programs.Forked(
         [sys.executable, "-c", code, str(path)],
         stdout=subprocess.PIPE,
         text=True,

@@ -66,10 +66,15 @@ def _wait(live, site, study, kind, number, limit_s=150):
 
 
 def _until_others_sent(live, study, number):
-    """b is in its training of the round, and the others have sent their updates."""
+    """b is in its training of the round, and the updates of the others have arrived."""
     _wait(live, "b", study, "charge", number, 240)
-    for site in ("a", "c"):
-        _wait(live, site, study, "transfer", number)
+    (events,) = (live.made.hub / "runs").glob(f"{study.value['name']}-*/events.jsonl")
+
+    def arrived():
+        rows = [json.loads(line) for line in events.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return {e["site"] for e in rows if (e["event"], e.get("round")) == ("arrived", number)} >= {"a", "c"}
+
+    live.wait(arrived, 150, f"the updates of round {number}")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +93,8 @@ def ran(live):
         _until_others_sent(live, study, 3)
         assert not logged(live.made.hub, "roster", study.digest, round=3)
         live.kill(OPERATOR)
-    live.wait(lambda: not serverapps(live.made.hub), 30, "no coordinator without a server")
+    # soon: left to itself it goes on asking for six seconds or more
+    live.wait(lambda: not serverapps(live.made.hub), 4, "no coordinator without a server")
     live.start_server()
     done = live.end_run(process)
     return SimpleNamespace(

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from compliance import clock
 from compliance.clock import rfc3339
 from compliance.identity import save_signer
+from compliance.law import proofs, timing
 from compliance.release.bundle_folder import write_folder
 from residency import cli
 from tests.world import AT, ORDINARY, WITNESS, World, _members, give_back, stopped_clock
@@ -107,6 +108,14 @@ def _meant(words: list[str], study: str, denial: int) -> list[str]:
     return out
 
 
+@pytest.fixture
+def short_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`law check` proves the first statement and times few decisions; tests/unit/law has it do all of its work."""
+    monkeypatch.setattr(proofs, "STATEMENTS", dict(list(proofs.STATEMENTS.items())[:1]))
+    monkeypatch.setattr(timing, "SAMPLES", 50)
+
+
+@pytest.mark.usefixtures("short_check")
 def test_every_command_of_the_page_does_what_it_says(desk: Path) -> None:
     listed = json.loads(_run(["audit", "explain", "bundle", "--log", "site-a", "--json"]).stdout)
     study = json.loads(_run(["release", "show", "bundle", "--json"]).stdout)["study"]

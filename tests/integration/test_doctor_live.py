@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,9 @@ pytestmark = pytest.mark.timeout(600)
 
 
 class Plain(Live):
-    """`Live`, with the agent as a site starts it."""
+    """`Live`, with server and agent as people start them."""
+
+    start_program = subprocess.Popen
 
     def program(self, name: str) -> tuple[str, ...]:
         """See `Live.program`."""
@@ -51,8 +54,10 @@ def _ask(who: str, home: Path, *more: str) -> tuple[int, dict[str, str]]:
 def test_the_doctors_and_health_tell_the_truth(live: Live) -> None:
     agent, hub = live.made.home("a"), live.made.hub
     live.wait(lambda: _ask("agent", agent, "--health")[0] == 0, 60, "a healthy agent")
-    assert residency("agent", "doctor", "--home", agent, "--health").code == 0  # and as a process of its own
-    assert residency("server", "doctor", "--home", hub, "--health").code == 0
+    assert (
+        residency("agent", "doctor", "--home", agent, "--health", forked=False).code == 0
+    )  # and by the command itself
+    assert residency("server", "doctor", "--home", hub, "--health", forked=False).code == 0
     code, checks = _ask("agent", agent)
     assert (code, [n for n, s in checks.items() if s in ("fail", "skipped")]) == (0, [])
     assert {checks[n] for n in ("server", "governance", "clock", "versions", "trust at the server", "agent")} == {"ok"}

@@ -11,6 +11,7 @@ from pathlib import Path
 from server.bundle_build import build_bundle
 from server.control import Control
 from server.flower_files import read_token
+from tests import programs
 from tests.doorstep import found
 
 HERE = Path(__file__).parent
@@ -50,9 +51,12 @@ class Deployment:
             process.stdout.close()
 
     def spawn(self, script, *args, log):
+        """Start a script; one that ran before under this log as a fork (tests/programs.py), the first time itself."""
+        programs.start()
+        start = programs.Forked if (self.base / log).exists() else subprocess.Popen
         with (self.base / log).open("ab") as err:
             command = [sys.executable, str(HERE / script), *map(str, args)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, env=environment(), cwd=self.base)
+            process = start(command, stdout=subprocess.PIPE, stderr=err, env=environment(), cwd=self.base)
         self.processes.append(process)
         return process
 
@@ -108,7 +112,7 @@ class Deployment:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "waited too long"
-            time.sleep(0.1)
+            time.sleep(0.2)
 
 
 def rss_mib(pid):
@@ -117,7 +121,8 @@ def rss_mib(pid):
 
 
 def children(pid):
-    found = []
+    """Of the process itself, or, if it is a fork, what it had forked."""
+    found = programs.running("flower-superexec", "RESIDENCY_SERVER_PID", str(pid))
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = stat.read_text().rpartition(")")[2].split()
