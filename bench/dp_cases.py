@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import astuple, dataclass
+from typing import Any, Final, Literal
 
 QV: Final = ("query", "value")
 ALL_LINEAR: Final = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
@@ -52,6 +52,25 @@ class Case:
     def targets(self) -> tuple[str, ...]:
         """peft's target modules."""
         return QV if self.trained == "lora-qv" else ALL_LINEAR
+
+
+@dataclass(frozen=True)
+class Job:
+    """So many steps of a mode of a case, whose memory is to be taken."""
+
+    case: Case
+    mode: str
+    steps: int
+
+    def written(self) -> list[Any]:
+        """As JSON has it."""
+        return [astuple(self.case), self.mode, self.steps]
+
+    @classmethod
+    def read(cls, written: list[Any]) -> Job:
+        """The inverse."""
+        case, mode, steps = written
+        return cls(Case(*case), mode, steps)
 
 
 CASES: Final = (

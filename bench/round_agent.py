@@ -18,6 +18,7 @@ import numpy.typing as npt
 from bench.round_gate import wait_at_gate
 from client.admission import Case
 from client.commands import _serve_site
+from client.fingerprints import Fingerprints
 from client.home import only_agent
 from client.limits import Limits
 from client.site import open_site
@@ -37,7 +38,7 @@ class StandIn(Workbench):
     """Waits until the bench lets the site's round through, and answers with what its child drew."""
 
     def __init__(self, site: str, sizes: dict[str, int]) -> None:
-        super().__init__()
+        super().__init__(Fingerprints())
         self._site, self._sizes = site, sizes
         self._warm = Warm(("-m", "bench.round_zygote"))
 

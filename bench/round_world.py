@@ -113,9 +113,9 @@ def _enrol(world: World, site: str, jurisdiction: str) -> Path:
 
 
 def _model_folder(folder: Path) -> Path:
-    """A base model that is never loaded: the stand-in for training has none."""
+    """A base model that is never loaded, of a type that sites take: the stand-in for training has none."""
     folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "none"}\n', encoding="utf-8")
+    (folder / "config.json").write_text('{"model_type": "vit"}\n', encoding="utf-8")
     save_file({"weight": np.zeros(1, dtype=np.float32)}, folder / "model.safetensors")
     return folder
 

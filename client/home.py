@@ -18,7 +18,7 @@ from pydantic import Field
 from compliance.canonical import canonical, parse_canonical, parse_json
 from compliance.clock import now
 from compliance.errors import EnvironmentFault, InputError
-from compliance.files import read_bytes, write_durably
+from compliance.files import must_be_private, read_bytes, write_durably
 from compliance.identity import Signer, load_signer
 from compliance.law.decide import Engine, builtin_packs
 from compliance.law.law_adoption import check_advised, check_jurisdiction, check_named, open_adoption
@@ -251,6 +251,11 @@ class AgentHome:
                 raise _secret_lost()
             write_durably(file, os.urandom(32), private=True)
         return read_bytes(file, "row secret")
+
+    def need_private_keys(self) -> None:
+        """Nobody but their owner may read the agent's keys and secrets. Raises InputError RSD-6022."""
+        for path in sorted(p for p in (self.path / "keys").glob("*") if p.suffix in {".key", ".secret"}):
+            must_be_private(path)
 
     def study_folder(self, study: str) -> Path:
         """Where the state of one study lives."""

@@ -30,8 +30,10 @@ class Kept(Frozen):
 
 
 def prepared_key(spec: WorkSpec) -> str:
-    """Digest of what the files depend on: software, task, model, table, units, the rows left out."""
-    parts = spec.model_dump(mode="json", include={"task", "model", "table_sha256", "group_column"})
+    """Digest of what the files depend on (software, task, model, table, units, the rows left out) and of what was tried
+    with them: threads and the size of the passes."""
+    names = {"task", "model", "table_sha256", "group_column", "threads", "first_round"}
+    parts = spec.model_dump(mode="json", include=names)
     return sha256_hex(canonical({**parts, "v": 1, "software": VERSION, "excluded": sorted(set(spec.excluded))}))
 
 

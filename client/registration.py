@@ -13,18 +13,21 @@ from client.admission import file_digest
 from client.books import Books
 from client.data.coincidence import read_content
 from client.data.commitment import commit_rows, commitment_key
+from client.data.damage import must_be_a_file
 from client.data.forgotten import forgotten_columns
 from client.data.identity import subject_keys
 from client.data.row_index import Changes, Extract, Known
 from client.data.schema import columns_of, declared_count
-from client.data.table import TableFile
+from client.data.table import load_table
 from client.data.withdrawals import open_index, purge_cache
 from client.home import AgentHome, DatasetRecord, ModelRecord, Registry
 from client.studies import studies_of
+from client.training.model_admission import check_folder
 from client.training.model_folder import model_digest
 from compliance.canonical import Json
 from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import InputError, Refused
+from compliance.files import absolute
 from compliance.validation import load_model
 
 
@@ -65,9 +68,10 @@ def add_dataset(
     """
     with home.changing_registry() as registry:
         _refuse_taken(name, [d.name for d in registry.datasets])
+        must_be_a_file(path)
         patients = tuple(patient_columns or id_columns)
         record = _asked(name, path, source, (tuple(id_columns), patients), terms)
-        table = TableFile(path).table(())
+        table = load_table(path, (), at_the_site=True)
         _require_columns(table, (*id_columns, *patients))
         record = _described(home, record, table, path)
         extract = _extract(home.secret(), record, table)
@@ -102,7 +106,7 @@ def _asked(
 ) -> DatasetRecord:
     """What was asked for, with places for what the file tells. Raises InputError RSD-1235, RSD-2402."""
     asked = {
-        "name": name, "path": str(path.resolve()), "source": source, "id_columns": columns[0],
+        "name": name, "path": str(absolute(path, "the dataset's file")), "source": source, "id_columns": columns[0],
         "patient_columns": columns[1], "sha256": "0" * 64, "added": rfc3339(now()), "columns": (), "declared": 10,
         "declared_patients": 10, "several_rows": True, "commitment": "0" * 64, "nonce": os.urandom(16).hex(),
         "legal_basis": terms.legal_basis, "purposes": terms.purposes, "expires": terms.expires,
@@ -252,9 +256,13 @@ def find_dataset(registry: Registry, name: str) -> DatasetRecord:
 
 
 def add_model(home: AgentHome, folder: Path, name: str) -> str:
-    """Register a model folder by its digest; returns the digest. Idempotent. Raises InputError RSD-23xx."""
+    """Register a model folder by its digest; returns the digest. Idempotent.
+
+    A model that no study could train on is refused here already. Raises InputError RSD-23xx.
+    """
     digest = model_digest(folder)
-    record = ModelRecord(name=name, path=str(folder.resolve()), sha256=digest)
+    check_folder(folder)
+    record = ModelRecord(name=name, path=str(absolute(folder, "the model's folder")), sha256=digest)
     with home.changing_registry() as registry:
         others = tuple(m for m in registry.models if m.sha256 != digest)
         home.save_registry(Registry(datasets=registry.datasets, models=(*others, record)))

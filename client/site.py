@@ -8,6 +8,7 @@ from pathlib import Path
 from client.admission import Case, check_answers, open_case
 from client.books import Books, check_log_not_older
 from client.denial import denied
+from client.fingerprints import Fingerprints
 from client.home import AgentHome, packs
 from client.subjects import finish_withdrawals
 from client.workbench import Workbench
@@ -36,7 +37,7 @@ class Site(Books):
         finish_withdrawals(self)
         self.ledger: Ledger = home.ledger()
         self.tally = Tally(home.counters, self.log)
-        self.workbench = Workbench()
+        self.workbench = Workbench(Fingerprints(home.path / "drawn.marks", home.secret))
 
     def close(self) -> None:
         """Stop the worker and close the stores."""

@@ -11,28 +11,6 @@ from compliance.task_spec import TaskSpec
 from compliance.training_spec import Frozen, ModelSpec
 
 
-class WorkSpec(Frozen):
-    """One study at one site: what to load. Paths are local; `threads` bounds the CPU threads of a task.
-
-    `table_sha256` is the digest of the table's bytes. `excluded` are positions of rows whose subjects were withdrawn:
-    they are not loaded. Rows with the same value in `group_column` are one privacy unit; without it each row is one.
-    No batch is drawn once the content of `stop_file` (if any) has another digest than `stop_mark`, which was taken
-    before `excluded` was read; without it, than when the task began.
-    """
-
-    task: TaskSpec
-    model: ModelSpec
-    model_dir: str | None = Field(min_length=1, description="None for a model that comes with the software")
-    table: str = Field(min_length=1)
-    table_sha256: str = Field(pattern=SHA256)
-    cache_dir: str = Field(min_length=1)
-    threads: int = Field(ge=1, le=256)
-    excluded: tuple[int, ...] = ()
-    group_column: str | None = None
-    stop_file: str = ""
-    stop_mark: str | None = None
-
-
 class RoundSpec(Frozen):
     """One attempt at one round, all from the signed study. Nothing here, and nothing else, can seed noise or sampling.
 
@@ -65,6 +43,29 @@ class RoundSpec(Frozen):
         return self
 
 
+class WorkSpec(Frozen):
+    """One study at one site: what to load. Paths are local; `threads` bounds the CPU threads of a task.
+
+    `table_sha256` is the digest of the table's bytes. `excluded` are positions of rows whose subjects were withdrawn:
+    they are not loaded. Rows with the same value in `group_column` are one privacy unit; without it each row is one.
+    No batch is drawn once the content of `stop_file` (if any) has another digest than `stop_mark`, which was taken
+    before `excluded` was read; without it, than when the task began. `first_round` says how large the passes will be.
+    """
+
+    task: TaskSpec
+    model: ModelSpec
+    model_dir: str | None = Field(min_length=1, description="None for a model that comes with the software")
+    table: str = Field(min_length=1)
+    table_sha256: str = Field(pattern=SHA256)
+    cache_dir: str = Field(min_length=1)
+    threads: int = Field(ge=1, le=256)
+    excluded: tuple[int, ...] = ()
+    group_column: str | None = None
+    first_round: RoundSpec
+    stop_file: str = ""
+    stop_mark: str | None = None
+
+
 class EvaluationSpec(Frozen):
     """The evaluation, from the signed study: `rows` classes, `columns` bins or classes, `scale` lattice steps each."""
 
@@ -75,11 +76,11 @@ class EvaluationSpec(Frozen):
 
 
 class Evaluated(Frozen):
-    """A task's answer to `evaluate`. `cells`: noised counts, row by row; `stream`: the mark of its keystream."""
+    """A task's answer to `evaluate`. `cells`: noised counts, row by row; `marks` as of `Trained`."""
 
     cells: tuple[int, ...]
     conformance: dict[str, bool]
-    stream: str
+    marks: dict[str, tuple[str, ...]]
 
 
 class Prepared(Frozen):
@@ -94,11 +95,12 @@ class Prepared(Frozen):
 class Trained(Frozen):
     """A task's answer to `train`, beside the update itself.
 
-    `stream` is the mark of the attempt's keystream. `non_finite` (records without a finite gradient) is a statistic
-    on patient data: it stays at the site.
+    `marks`: fingerprints of what was drawn (its keystream, its noise, its batches), by the check that compares them
+    with those of earlier rounds. `non_finite` (records without a finite gradient) is a statistic on patient data. Both
+    stay at the site.
     """
 
     conformance: dict[str, bool]
+    marks: dict[str, tuple[str, ...]]
     tv_error_femto: int
-    stream: str
     non_finite: int

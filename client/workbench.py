@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.admission import Case
+from client.fingerprints import Fingerprints
 from client.limits import default_memory_mib
 from client.warm import Warm
 from client.work import EvaluationSpec, RoundSpec, WorkSpec
@@ -36,14 +37,14 @@ class Workbench:
     """Holds the one warm process of a site; each task is a child of it.
 
     `threads`: how many CPU threads a task may use; all of this machine's processors unless set. `memory_mib`: the
-    private memory of a task; four fifths of this machine's unless set.
+    private memory of a task; four fifths of this machine's unless set. `drawn`: see client/worker.py.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, drawn: Fingerprints) -> None:
         self.threads = len(os.sched_getaffinity(0))
         self.memory_mib = default_memory_mib()
         self._warm = Warm()
-        self._marks: set[str] = set()
+        self._drawn = drawn
 
     def start(self) -> None:
         """Start the warm process, so that the first task finds it ready. Returns at once."""
@@ -93,12 +94,13 @@ class Workbench:
             threads=self.threads,
             excluded=case.excluded,
             group_column=case.study.privacy.group_column,
+            first_round=round_spec(case, 1, 1),
             stop_file=case.stop_file,
             stop_mark=case.stop_mark,
         )
         deadline = float(case.study.round_deadline_s)
         return TrainingWorker(
-            spec, self._warm, self.memory_mib, prepare_s=max(_PREPARE_S, deadline), train_s=deadline, marks=self._marks
+            spec, self._warm, self.memory_mib, prepare_s=max(_PREPARE_S, deadline), train_s=deadline, drawn=self._drawn
         )
 
 

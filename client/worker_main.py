@@ -28,10 +28,10 @@ def answer(header: dict[str, Any], array: Array) -> Answer:
         return _prepare(_work(header)), None
     if header.get("do") == "train":
         spec = load_model(RoundSpec, header.get("spec"), "RSD-4502", "a worker request")
-        return _train(_work(header), spec, tuple(header.get("earlier", ())), array)
+        return _train(_work(header), spec, array)
     if header.get("do") == "evaluate":
         wanted = load_model(EvaluationSpec, header.get("spec"), "RSD-4502", "a worker request")
-        return _evaluate(_work(header), wanted, tuple(header.get("earlier", ())), array), None
+        return _evaluate(_work(header), wanted, array), None
     raise InternalBug("RSD-4511", "the worker got a request that it does not know", found=header.get("do"))
 
 
@@ -45,31 +45,28 @@ def _prepare(work: WorkSpec) -> dict[str, Any]:
     return prepare(work).model_dump(mode="json")
 
 
-def _train(work: WorkSpec, spec: RoundSpec, earlier: tuple[str, ...], start: Array) -> Answer:
+def _train(work: WorkSpec, spec: RoundSpec, start: Array) -> Answer:
     from client.training.session import resume  # noqa: PLC0415 - as above
 
     stop = StopFile(work.stop_file, work.stop_mark)
     stop.check()  # before anything is read: what was prepared may be gone because a subject was withdrawn
-    engine = resume(work, earlier)
-    stream = Keystream.fresh()
-    out = engine.train(spec, start, stream, stop.check)
+    out = resume(work).train(spec, start, Keystream.fresh(), stop.check)
     reply = Trained(
-        conformance=out.conformance, tv_error_femto=out.tv_error_femto, stream=stream.mark, non_finite=out.non_finite
+        conformance=out.conformance, tv_error_femto=out.tv_error_femto, marks=out.marks, non_finite=out.non_finite
     )
     return reply.model_dump(mode="json"), out.delta
 
 
-def _evaluate(work: WorkSpec, spec: EvaluationSpec, earlier: tuple[str, ...], flat: Array) -> dict[str, Any]:
+def _evaluate(work: WorkSpec, spec: EvaluationSpec, flat: Array) -> dict[str, Any]:
     from client.training.evaluation import count  # noqa: PLC0415 - as above
     from client.training.session import held  # noqa: PLC0415
 
     stop = StopFile(work.stop_file, work.stop_mark)
     stop.check()
     top, examples = held(work)
-    stream = Keystream.fresh()
-    out = count(top, examples, spec, flat, stream, earlier, stop.check)
+    out = count(top, examples, spec, flat, Keystream.fresh(), stop.check)
     cells = tuple(int(cell) for cell in out.cells)
-    return Evaluated(cells=cells, conformance=out.conformance, stream=stream.mark).model_dump(mode="json")
+    return Evaluated(cells=cells, conformance=out.conformance, marks=out.marks).model_dump(mode="json")
 
 
 def reply(work: Callable[[], Answer]) -> Answer:

@@ -21,7 +21,7 @@ from client.training.model_folder import load_tokenizer
 from client.work import WorkSpec
 from compliance.canonical import sha256_hex
 from compliance.training_spec import ModelSpec
-from tests.tiny_bert import save_tiny_bert, tiny_model, tiny_task
+from tests.tiny_bert import save_tiny_bert, tiny_model, tiny_round, tiny_task
 from tests.tiny_models import (
     adapters,
     causal_task,
@@ -122,6 +122,7 @@ def work(m: Made, cache: Path, **changes: object) -> WorkSpec:
     fields = {
         "task": m.task, "model": m.model, "model_dir": str(m.folder), "table": str(m.table), "cache_dir": str(cache),
         "table_sha256": sha256_hex(m.table.read_bytes()), "threads": 1,
+        "first_round": tiny_round(physical_batch=16),
     }  # fmt: skip
     return WorkSpec(**{**fields, **changes})
 

@@ -132,6 +132,7 @@ def tiny_work(root: Path, folder: Path) -> WorkSpec:
         table_sha256=sha256_hex(table.read_bytes()),
         cache_dir=str(root / "cache"),
         threads=1,
+        first_round=tiny_round(physical_batch=16),
     )
 
 

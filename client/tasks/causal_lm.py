@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from client.training.examples import Inputs
 from client.training.model_folder import load_decoder, load_tokenizer
 from client.training.top import Top
 from client.training.trunk import cached, inputs_file, inputs_key, no_tokens, read_texts, run_frozen
+from client.training.trunk_check import check_texts
 from compliance.canonical import canonical, sha256_hex
 from compliance.task_spec import CausalLM
 from compliance.training_spec import ModelSpec
@@ -61,17 +63,22 @@ class LanguageModel:
         """`hidden` (n, max_tokens, width), `mask` (n, max_tokens) and `ids` int64 (n, max_tokens)."""
 
         def compute() -> Inputs:
-            tokenizer, decoder = load_tokenizer(needed(folder)), load_decoder(needed(folder))
-            read = read_texts(tokenizer, records.texts, spec.max_tokens)
+            decoder = load_decoder(needed(folder))
+            check_texts(decoder, load_tokenizer(needed(folder)), spec.max_tokens)
+            tokens = _encoded(needed(folder), records, spec.max_tokens)
+
+            def read(start: int, stop: int) -> Inputs:
+                return {name: t[start:stop] for name, t in tokens.items()}
+
             out = run_frozen(decoder.transformer, model.trained_layers, len(records), read, device)
-            return {**out, "ids": _encoded(tokenizer, records, spec)["input_ids"]}
+            return {**out, "ids": tokens["input_ids"]}
 
         return cached(self.inputs_file(model, spec, records, cache), compute)
 
     def targets(self, model: ModelSpec, spec: CausalLM, folder: Path | None, records: Records) -> torch.Tensor:
         """int64 (n, max_tokens - 1): 1 where the token after it is a real one. Raises InputError RSD-2322 (none)."""
         del model
-        mask: torch.Tensor = _encoded(load_tokenizer(needed(folder)), records, spec)["attention_mask"][:, 1:]
+        mask = _encoded(needed(folder), records, spec.max_tokens)["attention_mask"][:, 1:]
         if not bool(mask.any(1).all()):
             raise no_tokens()
         return mask.to(torch.int64)
@@ -98,10 +105,10 @@ class LanguageModel:
         return {"nats_per_token": nats, "perplexity": float(np.exp(nats))}
 
 
-def _encoded(tokenizer: Any, records: Records, spec: CausalLM) -> Any:
-    return tokenizer(
-        list(records.texts), padding="max_length", truncation=True, max_length=spec.max_tokens, return_tensors="pt"
-    )
+@lru_cache(maxsize=1)
+def _encoded(folder: Path, records: Records, max_tokens: int) -> Inputs:
+    """The tokens of all records: what is taken in and what is to be told are of one tokenisation."""
+    return read_texts(load_tokenizer(folder), records.texts, max_tokens)(0, len(records))
 
 
 TASK: Task[CausalLM, Records] = LanguageModel()

@@ -22,6 +22,7 @@ from client.training.model_folder import load_tokenizer
 from client.training.token_top import NO_TARGET, build_top, saved_top
 from client.training.top import Top
 from client.training.trunk import cached, inputs_file, inputs_key, load_text_model, no_tokens, read_texts, run_frozen
+from client.training.trunk_check import check_texts
 from compliance.canonical import canonical, sha256_hex
 from compliance.errors import InputError
 from compliance.task_spec import TokenClassification
@@ -75,8 +76,9 @@ class TokenClassifier:
         """`hidden` (n, max_tokens, width) and `mask` (n, max_tokens)."""
 
         def compute() -> Inputs:
-            encoder = load_text_model(needed(folder))
-            read = read_texts(load_tokenizer(needed(folder), words=True), records.words, spec.max_tokens, words=True)
+            encoder, tokenizer = load_text_model(needed(folder)), load_tokenizer(needed(folder), words=True)
+            check_texts(encoder, tokenizer, spec.max_tokens)
+            read = read_texts(tokenizer, records.words, spec.max_tokens, words=True)
             return run_frozen(encoder, model.trained_layers, len(records), read, device)
 
         return cached(self.inputs_file(model, spec, records, cache), compute)

@@ -16,20 +16,29 @@ _PEFT = "base_model.model."
 
 
 def inject(layers: nn.ModuleList, adapters: Adapters) -> None:
-    """Put peft's LoRA modules around the targets. Raises InputError RSD-2316 for a target that is not there."""
+    """Put peft's LoRA modules around the targets. Raises InputError RSD-2316 for a target that is no linear module."""
     from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - slow to import, needed with adapters only
 
-    missing = [t for t in adapters.targets if not any(n == t or n.endswith(f".{t}") for n, _ in layers.named_modules())]
-    if missing:
+    unfit = [t for t in adapters.targets if not _all_linear([m for n, m in layers.named_modules() if _is_named(n, t)])]
+    if unfit:
         raise InputError(
             "RSD-2316", "the adapters do not fit the model", rule="targets name linear modules of the adapted layers",
-            found=", ".join(missing), limit=", ".join(_linears(layers)), next="correct model.adapters.targets",
+            found=", ".join(unfit), limit=", ".join(_linears(layers)) or "none: whole_layers trains this model",
+            next="correct model.adapters in the study",
         )  # fmt: skip
     config = LoraConfig(
         r=adapters.rank, lora_alpha=adapters.rank, lora_dropout=0.0, bias="none",
         target_modules=list(adapters.targets), fan_in_fan_out=any(_is_conv1d(m) for m in layers.modules()),
     )  # fmt: skip
     inject_adapter_in_model(config, layers)
+
+
+def _is_named(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _all_linear(modules: list[nn.Module]) -> bool:
+    return bool(modules) and all(isinstance(m, nn.Linear) or _is_conv1d(m) for m in modules)
 
 
 def _is_conv1d(module: nn.Module) -> bool:

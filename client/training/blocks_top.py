@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from client.training.adapters import LORA_B, adapter_names, inject, start_adapters
+from client.training.attention import align_attention
 from client.training.examples import Inputs
 from client.training.families import TopPart, call_block, shut_out
 from client.training.top import Top
@@ -28,6 +29,7 @@ class BlocksTop(Top, ABC):
     def __init__(self, part: TopPart, model: ModelSpec, root: str = "") -> None:
         super().__init__()
         self.kind, self.layers, self.after = part.kind, nn.ModuleList(part.blocks), part.after
+        align_attention(self.layers)
         if model.adapters:
             inject(self.layers, model.adapters)
         self._names, self._root = part.names, root

@@ -43,7 +43,7 @@ def factors(squared: torch.Tensor, lattice: Lattice) -> Factors:
     """From squared lengths, float64 (units,): min(1, clip / length); 0 where the length is not finite."""
     lengths = squared.sqrt()
     bad = ~torch.isfinite(lengths)
-    factor = (lattice.clip / lengths.clamp_min(lattice.clip)).masked_fill(bad, 0.0)
+    factor = torch.where(bad, 0.0, lattice.clip / lengths.clamp_min(lattice.clip))
     return Factors(_down(factor), _down(factor / lattice.gamma), bad)
 
 
@@ -68,7 +68,8 @@ def clip_rows(flat: torch.Tensor, by: Factors) -> Clipped:
     for at in range(0, d, width):
         block = flat[:, at : at + width]
         block.mul_(factor).round_().nan_to_num_(0.0)  # only a bad row, whose factor is 0, can hold inf * 0
-        squared += torch.linalg.vector_norm(block, dim=1, dtype=torch.float64).square()
+        length = torch.linalg.vector_norm(block, dim=1, dtype=torch.float64)
+        squared += length * length
         for rows in torch.split(block, _EXACT_ROWS):
             total[at : at + width] += rows.sum(0).long()
     return Clipped(total, squared.sqrt(), by.bad)

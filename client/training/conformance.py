@@ -1,95 +1,99 @@
 """Does the round do what the study claims? Cheap checks at the site; names and pass or fail leave, no figures.
 
-Each check of a round is false by chance with probability at most 1e-9 / 1000 / 5, so that a study of up to 1000 rounds
-is failed wrongly with probability at most 1e-9.
+An honest round is failed with probability at most 1e-9. Of it `noise_variance`, `batch_size`, `batch_overlap`,
+`step_correlation` and `noise_repetition` may use 1e-10 each and `batch_variation` 4e-10; the rest is for equal
+fingerprints, 2^-80 a pair. `clip_norm`, `release`, `record_independence` and `sum_error` are false only where the code
+is wrong. That the noise is rounded (to less than 2^-12 of its deviation) is left out of account.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import bdtr, bdtrc, chdtr, chdtrc
+from scipy.special import chdtr, chdtrc
 
+from client.training.batches import Overlap, sizes_plausible, sizes_vary
 from client.training.lattice import Lattice
+from client.training.released import Released
+from client.training.repetition import KeptNoise
+from client.verdict import passed
 from client.work import RoundSpec
-from compliance.errors import RunFailed
 
 if TYPE_CHECKING:
     from client.training.opacus_private import StepSeen
 
-ALPHA = 1e-9 / 1000 / 5  # four checks are statistical; the others are false only where the code is wrong
+ALPHA = 1e-10
 
 
-@dataclass
 class RoundCheck:
     """Collects what the steps of one round did and judges it against the claim `spec`.
 
-    `units`: how many records or patients there are. `independent`: see per_sample/probe.py. Figures stay on the device
-    until `verdict`.
+    `units`: how many records or patients there are. `independent`: see per_sample/probe.py. `released` follows the
+    parameters. Figures stay on the device until `verdict`.
     """
 
-    spec: RoundSpec
-    units: int
-    lattice: Lattice
-    independent: torch.Tensor
-    sum_allowance: float = 0.0
-    _squares: list[torch.Tensor] = field(default_factory=list)
-    _products: list[torch.Tensor] = field(default_factory=list)
-    _previous: torch.Tensor | None = None
-    _batches: list[int] = field(default_factory=list)
-    _longest: list[torch.Tensor] = field(default_factory=list)
-    _errors: list[torch.Tensor] = field(default_factory=list)
-    _masks: list[npt.NDArray[np.bool_]] = field(default_factory=list)
-    _fresh: bool = False
-
-    def saw_stream(self, mark: str, earlier: set[str]) -> None:
-        """A stream's mark must not be among `earlier` marks, to which it is added."""
-        self._fresh = mark not in earlier
-        earlier.add(mark)
+    def __init__(
+        self,
+        spec: RoundSpec,
+        units: int,
+        lattice: Lattice,
+        independent: torch.Tensor,
+        released: Released,
+        sum_allowance: float = 0.0,
+    ) -> None:
+        self.released = released
+        self._spec, self._units, self._lattice, self._allowance = spec, units, lattice, sum_allowance
+        self._independent, self._q = independent, spec.sample_numerator / spec.sample_denominator
+        self._squares: list[torch.Tensor] = []
+        self._drawn: list[int] = []
+        self._batches: list[int] = []
+        self._longest: list[torch.Tensor] = []
+        self._errors: list[torch.Tensor] = []
+        self._overlap = Overlap(self._q)
+        self._kept = KeptNoise(lattice.dimension, spec.steps, lattice.scale, released.device)
 
     def saw_mask(self, mask: npt.NDArray[np.bool_]) -> None:
         """The units drawn for one step, bool (units,)."""
-        self._masks.append(mask)
+        self._overlap.add(mask)
+        self._drawn.append(int(mask.sum()))
 
     def saw_step(self, step: StepSeen) -> None:
         """Take in one noisy step, without waiting for the device."""
+        self.released.noised(step.noisy)
         z = step.noisy.double().sub_(step.clipped)
+        self._kept.add(z)
         self._squares.append(z @ z)
-        if self._previous is not None:
-            self._products.append(z @ self._previous.double())
-        self._previous = z.float()  # exact: an integer below 2^24
         self._batches.append(step.norms.numel())
         self._longest.append(step.norms.amax() if step.norms.numel() else step.norms.sum())
         self._errors.append(step.sum_error)
 
+    def marks(self) -> dict[str, tuple[str, ...]]:
+        """Fingerprints of the noise and of the batches, by the check that compares them with those of other rounds."""
+        return {"fresh_noise": self._kept.fingerprint().marks, "fresh_sampling": self._overlap.fingerprint.marks}
+
     def verdict(self) -> dict[str, bool]:
         """All checks by name, all true. Raises RunFailed RSD-4500 naming those that failed."""
-        q = self.spec.sample_numerator / self.spec.sample_denominator
-        variance = self.lattice.scale**2
-        steps, squares = len(self._squares), math.fsum(_numbers(self._squares)) / variance
-        products = [p / variance for p in _numbers(self._products)]
+        lattice, steps, kept = self._lattice, len(self._squares), self._kept
+        squares = math.fsum(_numbers(self._squares)) / lattice.scale**2
         found = {
-            "noise_variance": variance_plausible(squares, steps * self.lattice.dimension, ALPHA),
-            "clip_norm": max(_numbers(self._longest), default=0.0) * self.lattice.gamma <= self.lattice.sensitivity,
-            "batch_size": batches_plausible(self._batches, self.units, q, ALPHA) and steps == self.spec.steps,
-            "batch_overlap": overlaps_plausible(self._masks, q, ALPHA),
-            "step_correlation": uncorrelated(products, self.lattice.dimension, ALPHA),
-            "fresh_stream": self._fresh,
-            "record_independence": bool(self.independent),
-            "sum_error": max(_numbers(self._errors), default=0.0) <= self.sum_allowance,
+            "noise_variance": variance_plausible(squares, steps * lattice.dimension, ALPHA),
+            "clip_norm": max(_numbers(self._longest), default=0.0) * lattice.gamma <= lattice.sensitivity,
+            "batch_size": self._batches == self._drawn
+            and steps == self._spec.steps
+            and sizes_plausible(self._batches, self._units, self._q, ALPHA),
+            "batch_variation": sizes_vary(self._batches, self._units, self._q, 4 * ALPHA),
+            "batch_overlap": self._overlap.plausible(ALPHA),
+            "step_correlation": kept.steps_differ(ALPHA),
+            "noise_repetition": kept.coordinates_differ(ALPHA),
+            "release": self.released.as_seen(),
+            "record_independence": bool(self._independent),
+            "sum_error": max(_numbers(self._errors), default=0.0) <= self._allowance,
         }
-        if failed := sorted(name for name, passed in found.items() if not passed):
-            raise RunFailed(
-                "RSD-4500", "the noise or the sampling of this round is not what the study claims",
-                rule="conformance checks, false alarm below 1e-9 a study", found=", ".join(failed),
-                limit="all checks pass", next="do not send the update; keep the log and report the software version",
-            )  # fmt: skip
-        return found
+        return passed(found, "round")
 
 
 def _numbers(scalars: list[torch.Tensor]) -> list[float]:
@@ -100,48 +104,3 @@ def _numbers(scalars: list[torch.Tensor]) -> list[float]:
 def variance_plausible(squares: float, count: int, alpha: float) -> bool:
     """Whether a sum of `count` squared standard normals may be `squares`: chi-square, two-sided."""
     return bool(min(chdtr(count, squares), chdtrc(count, squares)) >= alpha / 2)
-
-
-def batches_plausible(sizes: list[int], records: int, q: float, alpha: float) -> bool:
-    """Whether each size may be Binomial(records, q), and their total Binomial(records * steps, q); two-sided."""
-    if any(size > records for size in sizes):
-        return False
-    each = alpha / 4 / max(1, len(sizes))
-    return all(_binomial(s, records, q, each) for s in sizes) and _binomial(
-        sum(sizes), records * len(sizes), q, alpha / 4
-    )
-
-
-def _binomial(k: int, n: int, q: float, alpha: float) -> bool:
-    """Both tails P(X <= k) and P(X >= k) are at least `alpha`."""
-    upper = 1.0 if k == 0 else float(bdtrc(k - 1, n, q))
-    return min(float(bdtr(k, n, q)), upper) >= alpha
-
-
-def overlaps_plausible(masks: list[npt.NDArray[np.bool_]], q: float, alpha: float) -> bool:
-    """Whether as many units are in two steps that follow each other as when each step draws anew: Binomial with q^2.
-
-    Batches cut from a shuffled list, which hold nothing in common, and batches drawn once and used again fail. Every
-    unit is counted in disjoint pairs of steps (1 and 2, 3 and 4, ...), and again in the pairs between; two-sided.
-    """
-    for first in (0, 1):
-        pairs = list(zip(masks[first::2], masks[first + 1 :: 2], strict=False))
-        common, tried = sum(int((a & b).sum()) for a, b in pairs), sum(a.size for a, _ in pairs)
-        if pairs and not _binomial(common, tried, q * q, alpha / 4):
-            return False
-    return True
-
-
-def uncorrelated(products: list[float], dimension: int, alpha: float) -> bool:
-    """Whether the inner products of the noise of neighbouring steps are those of independent standard normals.
-
-    Even and odd pairs are summed apart (independent terms each); a sum of k products of standard normals exceeds x
-    with probability at most exp(-(t x + k/2 log(1 - t^2))) for every t in (0, 1) (Chernoff), here at its best t.
-    """
-    halves = (products[0::2], products[1::2])
-    return all(_tail(abs(math.fsum(h)), dimension * len(h)) >= alpha / 4 for h in halves if h)
-
-
-def _tail(x: float, k: int) -> float:
-    t = (math.sqrt(k * k + 4 * x * x) - k) / (2 * x) if x else 0.0
-    return math.exp(-(t * x + k / 2 * math.log1p(-t * t)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,7 +20,8 @@ from client.training.opacus_private import LatticeOptimizer, OpacusHooks, StepSe
 from client.training.per_sample.attach import BookKeeping
 from client.training.per_sample.probe import records_independent
 from client.training.per_sample.summed import SUM_ERROR
-from client.training.sampling import Members, Piece, draw, filled, members, pass_rows
+from client.training.released import Released
+from client.training.sampling import Members, Piece, draw, filled, input_rows, members
 from client.training.top import Flat, Top
 from client.work import RoundSpec
 
@@ -42,11 +43,13 @@ def _always() -> None:
 class RoundOutcome:
     """`delta` = local - global, float32 (d,). `conformance`: name of each check -> passed (always true: else raised).
 
-    `non_finite` units had no finite gradient in some step; the count stays at the site.
+    `marks`: fingerprints of what was drawn, by the check that compares them with those of earlier rounds. `non_finite`
+    units had no finite gradient in some step. Both stay at the site.
     """
 
     delta: Flat
     conformance: dict[str, bool]
+    marks: dict[str, tuple[str, ...]]
     tv_error_femto: int
     non_finite: int
 
@@ -82,6 +85,7 @@ class Round:
             optimizer.empty_batch()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        self.check.released.updated()
 
     def _backward(self, piece: Piece) -> None:
         """Each unit's gradient of the mean of its records' losses, apart from all others."""
@@ -105,17 +109,13 @@ class Engine:
         top: Top,
         examples: Examples,
         device: torch.device | None = None,
-        earlier: Collection[str] = (),
         method: Method = "book-keeping",
     ) -> None:
-        """`earlier`: the marks of streams that served before, in other processes; one of them is never used again.
-
-        `method`: how per-sample gradients are computed; Opacus' hooks are slower and serve as the oracle.
-        """
+        """`method`: how per-sample gradients are computed; Opacus' hooks are slower and serve as the oracle."""
         self._top, self.examples = top, examples
         self._device = device or pick_device()
         top.to(self._device)
-        self._marks, self._method = set(earlier), method
+        self._method = method
 
     @property
     def device(self) -> str:
@@ -142,9 +142,12 @@ class Engine:
                 run.check.saw_mask(mask)
                 run.step(pieces, may_draw)
             may_draw()
+            delta = self._top.get_flat() - start
+            run.check.released.sent(delta)
             return RoundOutcome(
-                delta=self._top.get_flat() - start,
+                delta=delta,
                 conformance=run.check.verdict(),
+                marks={"fresh_stream": (stream.mark,), **run.check.marks()},
                 tv_error_femto=tv_error_femto(run.sampler, start.size, spec.steps),
                 non_finite=int(torch.stack(run.bad).sum()),
             )
@@ -154,12 +157,10 @@ class Engine:
         """A round from `start`, with the per-sample rules attached to the top until it is left. Raises as `train`."""
         top = self._top
         top.set_flat(start)
-        rows = pass_rows(spec, sum(t.shape[1:].numel() for t in self.examples.inputs.values()))
+        rows = input_rows(spec, self.examples)
         with _METHODS[self._method](top, top.trained(), rows, spec.records_per_unit) as source:
             lattice, allowance = _lattice(spec, start.size, source)
             independent = records_independent(top, source, self.examples, self._device)
-            check = RoundCheck(spec, who.count, lattice, independent, allowance)
-            check.saw_stream(stream.mark, self._marks)
             sampler, bad = _sampler(lattice.scale), list[torch.Tensor]()
 
             def observe(step: StepSeen) -> None:
@@ -167,6 +168,8 @@ class Engine:
                 check.saw_step(step)
 
             top.set_flat(start)
+            released = Released(spec, top.trained(), lattice)
+            check = RoundCheck(spec, who.count, lattice, independent, released, allowance)
             optimizer = LatticeOptimizer(
                 self._sgd(spec),
                 parameters=top.trained(),

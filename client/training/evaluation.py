@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,14 +14,15 @@ from client.training.conformance import ALPHA, variance_plausible
 from client.training.device import autocast, pick_device
 from client.training.examples import Examples
 from client.training.fast_products import fast_products
+from client.training.fingerprint import Fingerprint, noise_bits
 from client.training.keystream import Stream
 from client.training.lattice import Integers, RoundedGaussian
 from client.training.sampling import filled
 from client.training.top import Flat, Top
+from client.verdict import passed
 from client.work import EvaluationSpec
-from compliance.errors import RunFailed
 
-_ROWS: Final = 64  # records a forward pass; each is filled up, so that a score depends on no other record
+ROWS: Final = 64  # records a forward pass; each is filled up, so that a score depends on no other record
 
 
 def _always() -> None:
@@ -30,10 +31,14 @@ def _always() -> None:
 
 @dataclass(frozen=True)
 class Counted:
-    """`cells`: count times scale plus noise, int64 (rows * columns,). `conformance`: check -> passed, all true."""
+    """`cells`: count times scale plus noise, int64 (rows * columns,). `conformance`: check -> passed, all true.
+
+    `marks`: as of a round (client/training/dpsgd.py).
+    """
 
     cells: Integers
     conformance: dict[str, bool]
+    marks: dict[str, tuple[str, ...]]
 
 
 def count(
@@ -42,7 +47,6 @@ def count(
     spec: EvaluationSpec,
     flat: Flat,
     stream: Stream,
-    earlier: Collection[str] = (),
     may_read: Callable[[], None] = _always,
 ) -> Counted:
     """Score one record of each unit with the model `flat`, count the cells, add the noise.
@@ -57,13 +61,16 @@ def count(
     top.to(device)
     top.set_flat(flat)
     cells = np.zeros(spec.rows * spec.columns, dtype=np.int64)
-    for chosen in np.split(_one_a_unit(examples, stream), range(_ROWS, len(examples), _ROWS)):
+    for chosen in np.split(_one_a_unit(examples, stream), range(ROWS, len(examples), ROWS)):
         may_read()
         cells += _counts(top, examples, torch.from_numpy(chosen), spec, device)
     sampler = RoundedGaussian(spec.scale * (spec.noise_multiplier_micro / 1e6))
     noise = sampler.sample(stream, cells.size)
     may_read()
-    return Counted(cells * spec.scale + noise, _verdict(noise, spec, stream.mark not in earlier))
+    seen = Fingerprint()
+    seen.add(noise.tobytes(), noise_bits(noise.size, spec.scale * (spec.noise_multiplier_micro / 1e6)))
+    marks = {"fresh_stream": (stream.mark,), "fresh_noise": seen.marks}
+    return Counted(cells * spec.scale + noise, _verdict(noise, spec), marks)
 
 
 def _one_a_unit(examples: Examples, stream: Stream) -> npt.NDArray[np.int64]:
@@ -82,7 +89,7 @@ def _counts(
     """How many of the chosen records fall into each cell, each into one at most."""
     if not len(chosen):
         return np.zeros(spec.rows * spec.columns, dtype=np.int64)
-    inputs, targets = examples.take(filled(chosen, _ROWS), device)
+    inputs, targets = examples.take(filled(chosen, ROWS), device)
     targets = targets[: len(chosen)]
     with torch.no_grad(), autocast(device), fast_products(top):
         scores = top(inputs)[: len(chosen)].float().cpu().double()
@@ -109,14 +116,7 @@ def place(scores: npt.NDArray[np.float64], spec: EvaluationSpec) -> npt.NDArray[
     return np.where(finite, column, -1)
 
 
-def _verdict(noise: Integers, spec: EvaluationSpec, fresh: bool) -> dict[str, bool]:
+def _verdict(noise: Integers, spec: EvaluationSpec) -> dict[str, bool]:
     """All checks by name, all true. Raises RunFailed RSD-4500 naming those that failed."""
     z = noise / (spec.scale * spec.noise_multiplier_micro / 1e6)
-    found = {"noise_variance": variance_plausible(float(z @ z), z.size, ALPHA), "fresh_stream": fresh}
-    if failed := sorted(name for name, passed in found.items() if not passed):
-        raise RunFailed(
-            "RSD-4500", "the noise of this evaluation is not what the study claims",
-            rule="conformance checks, false alarm below 1e-9 a study", found=", ".join(failed),
-            limit="all checks pass", next="do not send the counts; keep the log and report the software version",
-        )  # fmt: skip
-    return found
+    return passed({"noise_variance": variance_plausible(float(z @ z), z.size, ALPHA)}, "evaluation")

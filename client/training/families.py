@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import nn
 
 from client.training.examples import Inputs
+from client.training.model_admission import TYPES, Kind, refuse_type
 from compliance.errors import InputError
 
-Kind = Literal["encoder", "decoder", "vit", "resnet"]
 _PLACES: Final[dict[Kind, tuple[str, str]]] = {  # the list of blocks; the norm after the last block, which is frozen
     "encoder": ("encoder.layer", ""),
     "decoder": ("h", "ln_f"),
@@ -39,18 +39,13 @@ class TopPart:
 def kind_of(model: Any) -> Kind:
     """`encoder` (BERT and its kin), `decoder` (GPT-2), `vit` or `resnet` (of convolutions). Raises InputError RSD-2315.
 
-    Each has blocks in a row, of which the first can be left frozen and run once a record.
+    Each has blocks in a row, of which the first can be left frozen and run once a record. It goes by the type's name,
+    never by what a model looks like: what is called alike may mix records, or norm what the top would take.
     """
-    by_type: dict[str, Kind] = {"gpt2": "decoder", "vit": "vit", "resnet": "resnet"}
-    if (kind := by_type.get(model.config.model_type)) is not None:
-        return kind
-    if hasattr(getattr(model, "encoder", None), "layer") and hasattr(model.embeddings, "word_embeddings"):
-        return "encoder"
-    raise InputError(
-        "RSD-2315", "the model is of no kind that can be trained here", rule="layers under encoder.layer, or GPT-2, "
-        "ViT, or ResNet with GroupNorm", found=type(model).__name__, limit="BERT, RoBERTa, ELECTRA, GPT-2, ViT, ResNet",
-        next="choose such a model",
-    )  # fmt: skip
+    kind = TYPES.get(model.config.model_type)
+    if kind is None:
+        raise refuse_type(model.config.model_type)
+    return kind
 
 
 def must_be(model: Any, kinds: tuple[Kind, ...], what: str) -> None:

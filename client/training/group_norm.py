@@ -10,9 +10,11 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from client.training.model_admission import lacking, read_settings, unreadable
 from compliance.errors import InputError
 from compliance.files import refuse_existing
 
@@ -52,11 +54,7 @@ def load_group_norm(folder: Path, config: Any) -> Any:
     found = {k.removeprefix("resnet."): t.float() for k, t in _tensors(folder).items()}
     wanted = model.state_dict()
     if missing := sorted(set(wanted) - set(found)):
-        raise InputError(
-            "RSD-2311", "the model folder lacks weights", rule="every tensor of the model is in its files",
-            found=f"{len(missing)} missing, {missing[0]} first", limit=f"{len(wanted)} tensors",
-            next="copy the model folder again, or convert it again",
-        )  # fmt: skip
+        raise lacking(missing, len(wanted))
     model.load_state_dict({name: found[name] for name in wanted})
     return model
 
@@ -64,14 +62,18 @@ def load_group_norm(folder: Path, config: Any) -> Any:
 def _tensors(folder: Path) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        out |= load_file(path)
+        try:
+            out |= load_file(path)
+        except SafetensorError as e:
+            raise unreadable(path.name, f"{type(e).__name__}: {e}") from e
     return out
 
 
 def convert(folder: Path, out: Path, groups: int) -> Path:
     """Write into `out` the ResNet of `folder` with GroupNorm in place of BatchNorm. Reads no data.
 
-    Raises InputError RSD-2310 (no config.json), RSD-2335 (no ResNet), RSD-2336 (groups), RSD-2009 (`out` exists).
+    Raises InputError RSD-2310 (no config.json), RSD-2318 (damaged), RSD-2335 (no ResNet), RSD-2336 (groups), RSD-2009
+    (`out` exists).
     """
     config = _resnet_config(folder)
     refuse_existing(out)
@@ -85,12 +87,12 @@ def convert(folder: Path, out: Path, groups: int) -> Path:
 
 def _resnet_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    config = json.loads(path.read_bytes()) if path.is_file() else None
-    if not isinstance(config, dict):
+    if not path.is_file():
         raise InputError(
             "RSD-2310", "this is not a model folder", rule="a model folder holds config.json", found="no config.json",
             limit="config.json, *.safetensors", next="check the path",
         )  # fmt: skip
+    config = read_settings(folder)
     if config.get("model_type") != "resnet":
         raise InputError(
             "RSD-2335", "only a ResNet can be converted", rule="BatchNorm is replaced in a ResNet",

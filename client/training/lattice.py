@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +28,17 @@ STEPS_PER_CLIP = 1 << 16  # gamma = clip / 2^16 for sigma <= 1, and in proportio
 FLOAT_SLACK = 2.0**-20
 TAIL = 10.0  # standard deviations that the sampler's table covers
 _TAIL_MASS = 1.6e-23  # P(|N(0,1)| > 10) < 1.53e-23
-_KEPT = 6.0  # standard deviations whose thresholds are kept; one word in 5 * 10^8 is beyond
-_GUIDE = 18  # bits of a word that the guide looks up
+_TABLED = 4.5  # standard deviations whose thresholds are tabled; 7 words in 10^6 are beyond
+_BLOCKED = 6.0  # ... whose thresholds are made again block by block; one word in 5 * 10^8 is beyond
+_BLOCK = 256  # thresholds of a block
+_BLOCKS = 32  # made again at a time: they stay in the cache
+_GUIDE = 17  # bits of a word that the guide looks up
+_INSIDE = 2  # thresholds that may lie between two of its entries, each worth a look
 _GUIDED = 1 << 16  # samples from which on the guide is worth its making
-_CHUNK = 1 << 14  # samples at a time: what is between words and samples stays in the cache
+_CHUNK = 1 << 14  # samples at a time: what is between words and samples stays in the cache; whole blocks
 _HIGH, _LOW = 63, 40  # bits of the weights: in the first word, and in the second where the first does not decide
-_REST = np.uint64(_HIGH - _GUIDE)
+_TOP = 32  # of the 63 bits, the ones that the table holds
+_MASK = np.uint64(2**_LOW - 1)
 MIN_SIGMA, MAX_SIGMA = 0.1, 100.0
 
 
@@ -94,6 +100,9 @@ class RoundedGaussian:
     x = m/S, h = 1/S: the integral of the normal density over [m - 1/2, m + 1/2] by its Taylor series; for S >= 2^12
     and x <= 10 the next term is below 2^-60 relative.
 
+    What is kept does not touch the distribution: the first 32 bits of the thresholds, which decide for all but one word
+    in 10^4, and where each block of thresholds starts, from which its 103 bits are made again.
+
     Error, in two parts. Pointwise: every probability is within a factor e^(+-rho), rho < 2^-44 = `ratio_error`
     (float64 exp of an argument below 51 whose relative error is below 2^-51); over N samples that turns (eps, delta)
     into at most (eps + 2 N rho, e^(N rho) delta). Each stated eps holds 250e-6 for it, and a site refuses a study with
@@ -107,38 +116,68 @@ class RoundedGaussian:
         if scale < 2**12:
             raise ValueError("the table's series needs a scale of at least 4096 lattice steps")
         self._scale = scale
-        self._high = np.empty(math.ceil(_KEPT * scale / _CHUNK) * _CHUNK, np.uint64)
-        for at, (high, _) in zip(range(0, self._high.size, _CHUNK), _thresholds(scale), strict=False):
-            self._high[at : at + _CHUNK] = high
+        self._tops = np.empty(math.ceil(_TABLED * scale), np.uint32)
+        blocks = range(0, math.ceil(_BLOCKED * scale), _CHUNK)
+        self._starts = np.zeros((2, len(blocks) * _CHUNK // _BLOCK + 1), np.uint64)
+        for at, part in zip(blocks, _thresholds(scale), strict=False):
+            some = self._tops[at : at + _CHUNK]
+            some[:] = part[0][: some.size] >> np.uint64(_HIGH - _TOP)
+            first = at // _BLOCK + 1
+            self._starts[:, first : first + _CHUNK // _BLOCK] = [bits[_BLOCK - 1 :: _BLOCK] for bits in part]
         self._guide: npt.NDArray[np.uint32] | None = None
         self.tv_error = _magnitudes_of(scale) * 2.0 ** -(_HIGH + _LOW) + _TAIL_MASS
 
     def sample(self, stream: Stream, count: int) -> Integers:
         """`count` independent samples, shape (count,), int64."""
         out = np.empty(count, np.int64)
-        if self._guide is None and count >= _GUIDED and self._high.size < 1 << 31:
-            self._guide = _guide(self._high)
+        if self._guide is None and count >= _GUIDED:
+            self._guide = _guide(self._tops)
+        open_ = [(np.empty(0, np.int64), np.empty(0, np.uint64))]
         for at in range(0, count, _CHUNK):
             words = stream.words(min(_CHUNK, count - at))
-            magnitude = self._magnitudes(words >> np.uint64(1), stream)
-            sign = (words & np.uint64(1)).view(np.int64)
-            out[at : at + words.size] = (magnitude ^ -sign) + sign
+            magnitude, undecided = self._looked_up((words >> np.uint64(64 - _TOP)).astype(np.uint32))
+            open_.append((undecided + at, words[undecided]))
+            out[at : at + words.size] = _signed(magnitude, words)
+        where, words = (np.concatenate(part) for part in zip(*open_, strict=True))
+        out[where] = _signed(self._settled(words >> np.uint64(1), stream), words)
         return out
 
-    def _magnitudes(self, high: Words, stream: Stream) -> Integers:
-        """How many thresholds are at or below each 63-bit word; by search, or where the guide knows, by one look."""
+    def _looked_up(self, tops: npt.NDArray[np.uint32]) -> tuple[Integers, Integers]:
+        """How many thresholds are at or below each word, by its first 32 bits; and at which places they do not decide.
+
+        By search, or where the guide knows, by two looks.
+        """
         if self._guide is None:
-            found = np.searchsorted(self._high, high, side="right")
+            found = np.searchsorted(self._tops, tops, side="right")
         else:
-            entry = self._guide.take((high >> _REST).view(np.int64))
+            entry = self._guide.take(tops >> np.uint32(_TOP - _GUIDE))
             found = (entry >> 1).astype(np.int64)
-            found += self._high.take(found, mode="clip") <= high
+            for _ in range(_INSIDE):
+                found += self._tops.take(found, mode="clip") <= tops
             many = np.flatnonzero(entry & 1)
-            found[many] = np.searchsorted(self._high, high[many], side="right")
-        # Seldom: w is a threshold, or beyond the last one that is kept.
-        for i in np.flatnonzero((found == self._high.size) | (self._high.take(found - 1, mode="wrap") == high)):
+            found[many] = np.searchsorted(self._tops, tops[many], side="right")
+        beyond, equal = found >= self._tops.size, self._tops.take(found - 1, mode="wrap") == tops
+        return found, np.flatnonzero(beyond | equal)
+
+    def _settled(self, high: Words, stream: Stream) -> Integers:
+        """The magnitudes for 63-bit words, each from the thresholds of one block where those decide."""
+        found = np.empty(high.size, np.int64)
+        for at in range(0, high.size, _BLOCKS):
+            found[at : at + _BLOCKS] = self._in_its_block(high[at : at + _BLOCKS])
+        for i in np.flatnonzero(found < 0):
             found[i] = self._settle(int(high[i]), stream)
         return found
+
+    def _in_its_block(self, high: Words) -> Integers:
+        """The same; -1 where the word is a threshold, or beyond the last block."""
+        block = np.searchsorted(self._starts[0], high, side="right") - 1
+        first = block * _BLOCK
+        whole, rest = _split(_masses(self._scale, first[:, None] + np.arange(_BLOCK)) * _unit(self._scale))
+        start_high, start_low = self._starts[:, block, None]
+        thresholds, _ = _carried(np.cumsum(whole, 1) + start_high, np.cumsum(rest, 1) + start_low)
+        inside = (thresholds <= high[:, None]).sum(1)
+        is_one = (start_high[:, 0] == high) | (thresholds == high[:, None]).any(1)
+        return np.where(is_one | (inside == _BLOCK), -1, first + inside)
 
     def _settle(self, high: int, stream: Stream) -> int:
         """The magnitude when 63 bits do not decide: 40 more bits, and again from the start beyond the last weight."""
@@ -156,14 +195,22 @@ class RoundedGaussian:
             high = int(stream.words(1)[0]) >> 1
 
 
-def _guide(thresholds: Words) -> npt.NDArray[np.uint32]:
-    """For each first 18 bits of a 63-bit word: how many thresholds are below, and 1 bit, whether more than one is
-    inside."""
+def _signed(magnitude: Integers, words: Words) -> Integers:
+    """Negative where the word's last bit is 1."""
+    sign = (words & np.uint64(1)).view(np.int64)
+    return (magnitude ^ -sign) + sign
+
+
+def _guide(tops: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """For each first 17 bits of a word: how many thresholds are below, and 1 bit, whether more than two are inside.
+
+    The last of the 2^17 has more.
+    """
     found = np.empty(1 << _GUIDE, np.uint32)
     for at in range(0, found.size, _CHUNK):
-        edges = np.arange(at, at + _CHUNK + 1, dtype=np.uint64) << _REST
-        below = np.searchsorted(thresholds, edges, side="left")
-        found[at : at + _CHUNK] = (below[:-1] << 1) | (np.diff(below) > 1)
+        edges = np.arange(at, at + _CHUNK + 1, dtype=np.uint64) << np.uint64(_TOP - _GUIDE)
+        below = np.searchsorted(tops, np.minimum(edges, 2**_TOP - 1).astype(np.uint32), side="left")
+        found[at : at + _CHUNK] = (below[:-1] << 1) | (np.diff(below) > _INSIDE)
     return found
 
 
@@ -175,9 +222,13 @@ def _thresholds(scale: float) -> Iterator[tuple[Words, Words]]:
     """The cumulated weights chunk by chunk, as (units of 2^-63, the 40 further bits)."""
     high, low = np.zeros(1, np.uint64), np.zeros(1, np.uint64)
     for whole, rest in _weights(scale):
-        high = np.cumsum(whole) + high[-1]
-        low = np.cumsum(rest) + low[-1]  # below 2^23 entries * 2^40
-        yield high + (low >> np.uint64(_LOW)), low & np.uint64(2**_LOW - 1)
+        high, low = _carried(np.cumsum(whole) + high[-1], np.cumsum(rest) + low[-1])
+        yield high, low
+
+
+def _carried(high: Words, low: Words) -> tuple[Words, Words]:
+    """What `low` holds beyond 40 bits, added to `high`. `low` is below 2^24 entries * 2^40."""
+    return high + (low >> np.uint64(_LOW)), low & _MASK
 
 
 def _weights(scale: float) -> Iterator[tuple[Words, Words]]:
@@ -185,22 +236,35 @@ def _weights(scale: float) -> Iterator[tuple[Words, Words]]:
 
     Chunk by chunk: what is only on the way to the tables that stay takes no memory and leaves no holes.
     """
+    unit = _unit(scale)
+    for some in _chunks(scale):
+        yield _split(_masses(scale, some) * unit)
+
+
+def _split(mass: npt.NDArray[np.float64]) -> tuple[Words, Words]:
+    """As (whole ones, units of 2^-40), rounded down."""
+    floor = np.floor(mass)
+    return floor.astype(np.uint64), np.floor((mass - floor) * 2.0**_LOW).astype(np.uint64)
+
+
+@lru_cache(maxsize=2)
+def _unit(scale: float) -> float:
+    """What the masses are multiplied by, so that together they are just below 2^63."""
+    return 2.0**_HIGH * (1 - 2.0**-40) / math.fsum(_masses(scale, some).sum() for some in _chunks(scale))
+
+
+def _chunks(scale: float) -> Iterator[Integers]:
+    """All magnitudes."""
     count = _magnitudes_of(scale)
-    starts = range(0, count, _CHUNK)
-    unit = 2.0**_HIGH * (1 - 2.0**-40) / math.fsum(_masses(scale, at, count).sum() for at in starts)
-    for at in starts:
-        mass = _masses(scale, at, count) * unit
-        floor = np.floor(mass)
-        yield floor.astype(np.uint64), np.floor((mass - floor) * 2.0**_LOW).astype(np.uint64)
+    return (np.arange(at, min(at + _CHUNK, count)) for at in range(0, count, _CHUNK))
 
 
-def _masses(scale: float, start: int, count: int) -> npt.NDArray[np.float64]:
-    """The masses, not normed, of the magnitudes from `start` on, a chunk of those below `count`."""
-    x2 = (np.arange(start, min(start + _CHUNK, count), dtype=np.float64) / scale) ** 2
+def _masses(scale: float, magnitudes: Integers) -> npt.NDArray[np.float64]:
+    """Their masses, not normed."""
+    x2 = (magnitudes / scale) ** 2
     h2 = 1.0 / (scale * scale)
     mass: npt.NDArray[np.float64] = np.exp(-x2 / 2) * (1 + h2 * (x2 - 1) / 24 + h2 * h2 * (x2 * x2 - 6 * x2 + 3) / 1920)
-    mass[(1 if start == 0 else 0) :] *= 2
-    return mass
+    return mass * np.where(magnitudes == 0, 1.0, 2.0)
 
 
 def tv_error_femto(sampler: RoundedGaussian, dimension: int, steps: int) -> int:

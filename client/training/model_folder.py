@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from compliance.errors import InputError
+from client.training.model_admission import TYPES, check_folder, check_tokenizer, lacking, refuse_type, unreadable
+from compliance.errors import InputError, ResidencyError
 
 _TOKENIZER = frozenset(
     {
         "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-        "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
+        "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
     }
 )  # fmt: skip
 _DROPOUTS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop", "attn_pdrop",
 )  # fmt: skip
+_UNUSED = "pooler."  # of a model's tensors: features are the last hidden states
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -66,20 +67,30 @@ def model_digest(folder: Path) -> str:
 
 
 def check_model(folder: Path, sha256: str) -> None:
-    """Raises InputError RSD-2313 unless `folder` has this digest, RSD-2314 if the model brings its own code."""
+    """Raises InputError RSD-2313 unless `folder` has this digest, and as `check_folder`."""
     found = model_digest(folder)
     if found != sha256:
         raise InputError(
             "RSD-2313", "the model folder is not the model of the study", rule="the study pins its base model",
             found=found, limit=sha256, next="obtain the model that the study names, or tell the operator",
         )  # fmt: skip
-    config = json.loads((folder / "config.json").read_bytes())
-    if "auto_map" in config:
-        raise InputError(
-            "RSD-2314", "the model brings its own code", rule="no foreign code runs at a site",
-            found="auto_map in config.json", limit="architectures of the transformers library",
-            next="choose a model without remote code",
-        )  # fmt: skip
+    check_folder(folder)
+
+
+@contextlib.contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """What the libraries say of a file that is no such thing is a fault of the file (RSD-2318); no data is read here.
+
+    A want of memory is not.
+    """
+    try:
+        yield
+    except (ResidencyError, MemoryError):
+        raise
+    except Exception as e:  # the libraries have dozens of types for this, some of their own
+        if isinstance(e, RuntimeError) and "memory" in str(e):
+            raise
+        raise unreadable(what, f"{type(e).__name__}: {e}") from e
 
 
 @contextlib.contextmanager
@@ -101,20 +112,23 @@ def _offline() -> Iterator[None]:
 def load_encoder(folder: Path) -> Any:
     """The pretrained model in float32 and eval mode, with eager attention (deterministic, one code path everywhere).
 
-    Reads `folder` only. Raises InputError RSD-2315 if it is of no known kind (families.py), RSD-2330 (BatchNorm).
+    Reads `folder` only. Raises as `check_folder`, InputError RSD-2311 (tensors missing), RSD-2330 (BatchNorm).
     """
+    check_folder(folder)
     config = _config(folder)
     if config.model_type == "resnet":
         from client.training.group_norm import load_group_norm  # noqa: PLC0415 - torch
 
-        return _checked(load_group_norm(folder, config))
-    return _checked(_pretrained("AutoModel", folder, config))
+        with _reading("weights"):
+            model = load_group_norm(folder, config)
+        return _frozen(model)
+    return _frozen(_pretrained("AutoModel", folder, config))
 
 
 def load_decoder(folder: Path) -> Any:
     """The pretrained causal language model (GPT-2) with its LM head; otherwise as `load_encoder`."""
-    model = _pretrained("AutoModelForCausalLM", folder, _decoder_config(folder))
-    return model.eval().requires_grad_(False)
+    check_folder(folder)
+    return _frozen(_pretrained("AutoModelForCausalLM", folder, _decoder_config(folder)))
 
 
 def empty_encoder(folder: Path) -> Any:
@@ -128,12 +142,12 @@ def empty_encoder(folder: Path) -> Any:
         from client.training.group_norm import with_group_norm  # noqa: PLC0415 - torch
 
         with_group_norm(model, config)
-    return _checked(model)
+    return _frozen(model)
 
 
 def empty_decoder(folder: Path) -> Any:
     """As `empty_encoder`, for `load_decoder`."""
-    return _empty("AutoModelForCausalLM", _decoder_config(folder)).eval().requires_grad_(False)
+    return _frozen(_empty("AutoModelForCausalLM", _decoder_config(folder)))
 
 
 def _pretrained(auto: str, folder: Path, config: Any) -> Any:
@@ -143,10 +157,15 @@ def _pretrained(auto: str, folder: Path, config: Any) -> Any:
         from transformers.utils import logging  # noqa: PLC0415
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        return getattr(transformers, auto).from_pretrained(
-            folder, config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True,
-            attn_implementation="eager", dtype=torch.float32,
-        )  # fmt: skip
+        with _reading("weights"):
+            model, found = getattr(transformers, auto).from_pretrained(
+                folder, config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+                attn_implementation="eager", dtype=torch.float32, output_loading_info=True,
+            )  # fmt: skip
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith(_UNUSED))
+    if missing:
+        raise lacking(missing, len(model.state_dict()))
+    return model
 
 
 def _empty(auto: str, config: Any) -> Any:
@@ -154,7 +173,7 @@ def _empty(auto: str, config: Any) -> Any:
         import torch  # noqa: PLC0415
         import transformers  # noqa: PLC0415
 
-        with torch.device("meta"):
+        with torch.device("meta"), _reading("config.json"):
             return getattr(transformers, auto).from_config(config, attn_implementation="eager", dtype=torch.float32)
 
 
@@ -162,7 +181,10 @@ def _config(folder: Path) -> Any:
     with _offline():
         from transformers import AutoConfig  # noqa: PLC0415
 
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with _reading("config.json"):
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if config.model_type not in TYPES:
+        raise refuse_type(config.model_type)
     for name in _DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, 0.0)
@@ -179,19 +201,18 @@ def _decoder_config(folder: Path) -> Any:
     return config
 
 
-def _checked(model: Any) -> Any:
-    from client.training.families import kind_of  # noqa: PLC0415 - torch
-
-    kind_of(model)
+def _frozen(model: Any) -> Any:
     return model.eval().requires_grad_(False)
 
 
 def load_tokenizer(folder: Path, *, words: bool = False) -> Any:
     """The tokenizer of `folder`, offline, for texts or for texts cut into `words`. It fills up on the right.
 
-    Raises InputError RSD-2323 if it cannot fill up, or tell which token belongs to which word.
+    Raises InputError RSD-2318 (damaged), RSD-2323 if there is none, it cannot fill up, or it cannot tell which token
+    belongs to which word.
     """
-    with _offline():
+    check_tokenizer(folder)
+    with _offline(), _reading("tokenizer"):
         from transformers import AutoTokenizer  # noqa: PLC0415 - as above
 
         tokenizer = AutoTokenizer.from_pretrained(

@@ -66,7 +66,7 @@ class StepSeen:
 
     `clipped` is the exact sum of the clipped gradients and `noisy` what was released, both int64 (d,) in lattice steps.
     `norms` float64: length of each unit's clipped gradient, in lattice steps. `non_finite`: units left out.
-    `sum_error`: of the summed layer that was recomputed in this step, its distance from float64.
+    `sum_error`: of the summed layer that was tried on public factors in this step, its distance from float64.
     """
 
     clipped: torch.Tensor
@@ -186,9 +186,9 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
             raise ValueError("the optimizer must train exactly the parameters that are clipped and noised")
         self._source, self._lattice, self._noise, self._observe = source, lattice, noise, observe
         self._proximal = proximal
-        self.tried = 0  # which of the summed layers, counted round, is recomputed in float64 in the first step
+        self.tried = 0  # which of the summed layers, counted round, is tried in the first pass
+        self._untried = True
         self._start = self._weights().clone() if proximal else None
-        self._steps = 0
         self._clear()
 
     def _clear(self) -> None:
@@ -218,7 +218,7 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
         for block, into in zip(blocks, torch.split(total, [b.shape[1] for b in blocks]), strict=True):
             out = clip_rows(block, by)
             into.add_(out.total)
-            squared += out.lengths.square()
+            squared += out.lengths * out.lengths
         self._norms.append(squared.sqrt())
         self._non_finite += by.bad.sum()
         for p in self._ordered:
@@ -239,11 +239,10 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
         """Add the summed layers; float64 (units,): squared length of each unit's clipped gradient in them, in steps."""
         squared = torch.zeros(len(by.bad), dtype=torch.float64, device=by.bad.device)
         for i, (layer, into) in enumerate(zip(self._source.summed, self._sums, strict=True)):
-            found = layer.weighted_sum(by.plain)
-            into.add_(exact(found).double())
-            squared += (layer.squared * by.steps.double().square()).masked_fill(by.bad, 0.0)
-            if self._steps == 0 and i == self.tried % len(self._sums):
-                self._sum_error += exact(layer.sum_error(by.plain, found))
+            squared += layer.add_clipped(into, by, self._lattice.gamma)
+            if self._untried and i == self.tried % len(self._sums):
+                self._sum_error += exact(layer.sum_error(self._lattice.clip))
+        self._untried = False
         return squared
 
     def _clipped(self) -> torch.Tensor:
@@ -265,7 +264,6 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
         clipped = self._clipped()
         noisy = send(torch.from_numpy(self._noise(clipped.numel())), clipped.device).add_(clipped)
         self._observe(StepSeen(clipped, noisy, torch.cat(self._norms), self._non_finite, self._sum_error))
-        self._steps += 1
         self._clear()
         device = self._ordered[0].device
         self._released = noisy.double().mul_(self._lattice.gamma).float().to(device, non_blocking=True)

@@ -89,6 +89,11 @@ def pass_rows(spec: RoundSpec, numbers: int) -> int:
     return min(sorted(tried, reverse=True), key=cost, default=most)
 
 
+def input_rows(spec: RoundSpec, examples: Examples) -> int:
+    """`pass_rows` for records like these, of which the shape alone is read."""
+    return pass_rows(spec, sum(t.shape[1:].numel() for t in examples.inputs.values()))
+
+
 def filled(records: torch.Tensor, rows: int) -> torch.Tensor:
     """The indices, and the last of them again until there are `rows`; what the repeated ones yield is dropped."""
     return torch.cat([records, records[-1:].expand(rows - len(records))])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -17,12 +18,18 @@ from client.stop_file import StopFile
 from client.tasks.base import needed, task_of
 from client.training.device import pick_device
 from client.training.dpsgd import Engine
+from client.training.evaluation import ROWS
 from client.training.examples import Examples
 from client.training.model_folder import check_model
+from client.training.per_sample.attach import PROBE_ROWS, BookKeeping
+from client.training.per_sample.probe import records_independent
+from client.training.place_check import check_top_places
+from client.training.sampling import input_rows
 from client.training.top import Top, layout_sha256, top_tensors
 from client.training.trunk import read_trunk
-from client.work import Prepared, WorkSpec
-from compliance.errors import EnvironmentFault, InputError, InternalBug, RunFailed
+from client.training.trunk_check import mixes
+from client.work import Prepared, RoundSpec, WorkSpec
+from compliance.errors import EnvironmentFault, InputError, InternalBug, ResidencyError, RunFailed
 from compliance.files import write_durably
 
 if TYPE_CHECKING:
@@ -61,8 +68,9 @@ class Without:
 def prepare(spec: WorkSpec) -> Prepared:
     """Check model and table against the study, run the frozen layers (or find them cached), keep what training takes.
 
-    The rows that `spec` excludes are left out; what was kept for any other spec is removed. Raises InputError RSD-2300
-    to RSD-2319, RSD-4621, RSD-4622, RunFailed RSD-4620 (then nothing is kept), EnvironmentFault RSD-7001.
+    The rows that `spec` excludes are left out; what was kept for any other spec is removed. Nothing is charged yet, and
+    what a round could not train is refused here. Raises InputError RSD-2300 to RSD-2341, RSD-4520 to RSD-4529,
+    RSD-4621, RSD-4622, RunFailed RSD-4620 (then nothing is kept), EnvironmentFault RSD-7001.
     """
     torch.set_num_threads(spec.threads)
     stop, cache = StopFile(spec.stop_file, spec.stop_mark), Path(spec.cache_dir)
@@ -90,9 +98,14 @@ def _prepare(spec: WorkSpec, cache: Path) -> Prepared:
     records = task.records(spec.task, Without(TableFile(Path(spec.table)), frozenset(spec.excluded)))
     trunk = task.inputs_file(spec.model, spec.task, records, cache)
     forget(cache, but=trunk.name)
-    targets = task.targets(spec.model, spec.task, folder, records)  # first: what it refuses leaves nothing behind
-    task.inputs(spec.model, spec.task, folder, records, cache, device.type)
-    top = task.top(spec.model, spec.task, folder)
+    top = task.top(spec.model, spec.task, folder)  # first: what is refused here leaves nothing behind
+    targets = task.targets(spec.model, spec.task, folder, records)
+    inputs = task.inputs(spec.model, spec.task, folder, records, cache, device.type)
+    try:
+        _try_out(top, Examples(inputs, targets), device, spec.first_round)
+    except ResidencyError:
+        forget(cache)
+        raise
     tensors = {**top_tensors(top), **_units(spec), _TARGETS: targets.contiguous()}
     write_durably(cache / _TOP, save(tensors), private=True)
     config = (folder / _CONFIG).read_bytes() if folder else b"{}"
@@ -101,6 +114,22 @@ def _prepare(spec: WorkSpec, cache: Path) -> Prepared:
     prepared = Prepared(layout=layout, layout_sha256=layout_sha256(layout), d=size, device=device.type)
     keep(spec, trunk.name, (_TOP, _CONFIG), prepared)
     return prepared
+
+
+def _try_out(top: Top, examples: Examples, device: torch.device, spec: RoundSpec) -> None:
+    """Every trained layer has a per-sample rule, and a record's gradient is its own, at every bit in the passes of
+    `spec`: told before anything is charged.
+
+    On public records of the site's shapes; leaves the top as it was. Raises InputError RSD-2340, RSD-2343, RSD-4520 to
+    RSD-4529.
+    """
+    top.to(device)
+    with BookKeeping(top, top.trained(), PROBE_ROWS) as source:
+        independent = bool(records_independent(top, source, examples, device))
+    if not independent:
+        raise mixes("the trained part's gradient for a record")
+    check_top_places(top, examples, device, input_rows(spec, examples), spec.records_per_unit, ROWS)
+    top.set_flat(np.zeros(sum(p.numel() for _, p in top.trained()), np.float32))
 
 
 def _folder(spec: WorkSpec) -> Path | None:
@@ -133,12 +162,9 @@ def _check_table(spec: WorkSpec) -> None:
         )  # fmt: skip
 
 
-def resume(spec: WorkSpec, earlier: Collection[str] = ()) -> Engine:
-    """The engine on what `prepare` kept for exactly this `spec`, mapped from its files.
-
-    `earlier`: marks of streams that served before. Raises as `held`.
-    """
-    return Engine(*held(spec), earlier=earlier)
+def resume(spec: WorkSpec) -> Engine:
+    """The engine on what `prepare` kept for exactly this `spec`, mapped from its files. Raises as `held`."""
+    return Engine(*held(spec))
 
 
 def held(spec: WorkSpec) -> tuple[Top, Examples]:
@@ -153,7 +179,7 @@ def held(spec: WorkSpec) -> tuple[Top, Examples]:
         raise InternalBug("RSD-4512", "the worker was told to train before it was told what")
     try:
         return _kept(spec, cache, kept.trunk)
-    except (SafetensorError, RuntimeError, KeyError, OSError) as e:
+    except (SafetensorError, RuntimeError, KeyError, OSError, InputError) as e:
         forget(cache)
         raise EnvironmentFault(
             "RSD-4623", "what was prepared for this study is damaged", rule="nothing is trained from damaged files",

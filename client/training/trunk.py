@@ -10,10 +10,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from client.training.attention import align_attention
 from client.training.examples import Inputs
 from client.training.families import must_be, pooled, run
 from client.training.fast_products import fast_products
 from client.training.model_folder import load_encoder, load_tokenizer
+from client.training.place_check import check_trunk_places
+from client.training.trunk_check import check_texts, check_trunk
 from compliance.canonical import Json, canonical, sha256_hex
 from compliance.errors import InputError
 from compliance.files import write_durably
@@ -41,14 +44,19 @@ def run_frozen(model: Any, layers: int, count: int, read: Read, device: str = "c
 
     `hidden` float32 (n, ...) and, for texts, `mask` float32 (n, tokens), 1 for a real token. `pool`, where nothing is
     left out: `hidden` is then the pooled vector as one token, (n, 1, width). Raises InputError RSD-2319 (more than
-    8 GiB).
+    8 GiB), and first as `check_trunk` and
+    `check_trunk_places`.
     """
     model.to(device).eval()
+    align_attention(model)
     parts: list[Inputs] = []
     for start in range(0, count, _ROWS):
         stop = min(start + _ROWS, count)
         with torch.inference_mode(), fast_products(model):
             rows = {name: _filled(t, stop - start).to(device) for name, t in read(start, stop).items()}
+            if start == 0:
+                check_trunk(model, layers, rows)
+                check_trunk_places(model, layers, rows)
             hidden, mask = run(model, layers, rows), _mask(rows)
             if pool and layers == 0:
                 hidden, mask = pooled(hidden, mask).unsqueeze(1), torch.ones(_ROWS, 1)
@@ -70,7 +78,8 @@ def _mask(rows: Inputs) -> torch.Tensor | None:
 def run_trunk(
     encoder: Any, tokenizer: Any, texts: Sequence[str], max_tokens: int, layers: int, device: str = "cpu"
 ) -> Inputs:
-    """`run_frozen` over texts, padded to exactly `max_tokens`; pooled if `layers` is 0."""
+    """`run_frozen` over texts, padded to exactly `max_tokens`; pooled if `layers` is 0. Raises as `check_texts` too."""
+    check_texts(encoder, tokenizer, max_tokens)
     return run_frozen(encoder, layers, len(texts), read_texts(tokenizer, texts, max_tokens), device, pool=True)
 
 

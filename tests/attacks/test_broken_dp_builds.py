@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from client.fingerprints import Fingerprints
 from client.training import dpsgd, keystream, opacus_private, sampling
 from client.training.encoder_top import EncoderTop
 from client.training.keystream import Keystream
 from client.training.lattice import RoundedGaussian
+from client.training.opacus_private import LatticeOptimizer
 from client.training.per_sample import attach
 from client.training.per_sample.summed import SummedLinear
+from client.verdict import passed
 from compliance.errors import RunFailed
 from tests.tiny_bert import save_tiny_bert, tiny_engine, tiny_examples, tiny_round
 
@@ -29,13 +32,12 @@ def folder(tmp_path_factory):
     return save_tiny_bert(tmp_path_factory.mktemp("model"))
 
 
-def run(folder, earlier=(), **changes):
+def run(folder, drawn=None, **changes):
     engine = tiny_engine(folder, tiny_examples(RECORDS))
-    engine._marks.update(earlier)
     spec = tiny_round(**{"steps": 8, "expected_batch": RECORDS // 4, "physical_batch": 64, **changes})
-    start = engine._top.get_flat()
-    stream = Keystream.fresh()
-    return engine.train(spec, start, stream), stream.mark
+    out = engine.train(spec, engine._top.get_flat(), Keystream.fresh())
+    passed((drawn or Fingerprints()).judge(out.marks), "round")
+    return out
 
 
 def fails(check, folder, **more):
@@ -47,7 +49,7 @@ def fails(check, folder, **more):
 
 def test_the_build_as_it_is_passes(folder):
     for _ in range(3):
-        assert set(run(folder)[0].conformance.values()) == {True}
+        assert set(run(folder).conformance.values()) == {True}
 
 
 def test_noise_off(folder, monkeypatch):
@@ -174,40 +176,154 @@ def test_the_same_seed_for_every_step(folder):
 def test_the_same_seed_for_every_attempt(folder, monkeypatch):
     """A key that is a constant, or a seed that a restart repeats."""
     monkeypatch.setattr(keystream.os, "urandom", lambda count: bytes(range(count)))
-    _, mark = run(folder)
-    fails("fresh_stream", folder, earlier=[mark])
+    drawn = Fingerprints()
+    run(folder, drawn)
+    fails("fresh_stream", folder, drawn=drawn)
 
 
-def _child(stream, folder, earlier, answers) -> None:
+def _child(stream, folder, answers) -> None:
     engine = tiny_engine(folder, tiny_examples(RECORDS))
-    engine._marks.update(earlier)
     spec = tiny_round(steps=2, expected_batch=RECORDS // 4, physical_batch=64)
-    try:
-        engine.train(spec, engine._top.get_flat(), stream)
-        answers.put((stream.mark, ""))
-    except RunFailed as e:
-        answers.put((stream.mark, e.found))
+    answers.put(engine.train(spec, engine._top.get_flat(), stream).marks)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_one_generator_for_two_forks(folder, shared):
     """A stream made before the fork is the same in both children; one made after it is not."""
     context = multiprocessing.get_context("fork")
-    answers, before, marks = context.SimpleQueue(), Keystream.fresh(), []
-    for _ in range(2):
+    answers, before, drawn = context.SimpleQueue(), Keystream.fresh(), Fingerprints()
+    for again in (False, True):
         stream = before if shared else Keystream.fresh()
-        child = context.Process(target=_child, args=(stream, folder, tuple(marks), answers))
+        child = context.Process(target=_child, args=(stream, folder, answers))
         child.start()
-        mark, failed = answers.get()
+        found = drawn.judge(answers.get())
         child.join()
-        assert failed == ("fresh_stream" if shared and marks else "")
-        marks.append(mark)
+        assert set(found) == {"fresh_stream", "fresh_noise", "fresh_sampling"}
+        assert set(found.values()) == {not (shared and again)}
+
+
+def test_noise_that_is_shown_and_not_released(folder, monkeypatch):
+    honest = LatticeOptimizer.add_noise
+
+    def noiseless(self):
+        clipped = self._clipped().clone()
+        honest(self)
+        self._released.copy_(clipped.double().mul_(self._lattice.gamma).float())
+
+    monkeypatch.setattr(LatticeOptimizer, "add_noise", noiseless)
+    fails("release", folder)
+
+
+def test_a_sum_divided_by_the_batch_that_was_drawn(folder, monkeypatch):
+    """It tells how many were drawn."""
+    noise, scale, drawn = LatticeOptimizer.add_noise, LatticeOptimizer.scale_grad, []
+
+    def counting(self):
+        drawn.append(sum(len(norms) for norms in self._norms))
+        noise(self)
+
+    def by_drawn(self):
+        self.expected_batch_size = max(1, drawn[-1])
+        scale(self)
+
+    monkeypatch.setattr(LatticeOptimizer, "add_noise", counting)
+    monkeypatch.setattr(LatticeOptimizer, "scale_grad", by_drawn)
+    fails("release", folder)
+
+
+def test_another_vector_leaves_than_was_trained(folder, monkeypatch):
+    engine_flat = EncoderTop.get_flat
+    monkeypatch.setattr(EncoderTop, "get_flat", lambda self: engine_flat(self) * np.float32(1.001))
+    fails("release", folder)
+
+
+@pytest.mark.parametrize("distance", [2, 3, 7])
+def test_the_noise_of_an_earlier_step(folder, monkeypatch, distance):
+    """A, B, A, B, ...; and the first step's noise again at the eighth."""
+    honest, drawn = RoundedGaussian.sample, []
+
+    def sample(self, stream, count):
+        again = len(drawn) >= distance
+        drawn.append(drawn[-distance] if again else honest(self, stream, count))
+        return drawn[-1].copy()
+
+    monkeypatch.setattr(RoundedGaussian, "sample", sample)
+    fails("step_correlation", folder)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_a_part_of_the_noise_for_all_coordinates(folder, monkeypatch, parts):
+    honest = RoundedGaussian.sample
+    monkeypatch.setattr(
+        RoundedGaussian, "sample", lambda self, stream, n: np.resize(honest(self, stream, -(-n // parts)), n)
+    )
+    fails("noise_repetition", folder)
+
+
+def from_one_seed(monkeypatch, what, honest=0):
+    """Noise or masks of which each round draws the same; the stream beside is fresh, the first `honest` draws too."""
+    steps, right = [], RoundedGaussian.sample
+
+    def sample(self, stream, count):
+        steps.append(count)
+        if len(steps) <= honest:
+            return right(self, stream, count)
+        return np.rint(np.random.default_rng(len(steps)).normal(0, self._scale, count)).astype(np.int64)
+
+    def mask(_stream, records, numerator, denominator):
+        steps.append(records)
+        return np.random.default_rng(len(steps)).random(records) < numerator / denominator
+
+    owner, name, broken = {
+        "noise": (RoundedGaussian, "sample", sample),
+        "sampling": (sampling, "poisson_mask", mask),
+    }[what]
+    monkeypatch.setattr(owner, name, broken)
+    return steps
+
+
+@pytest.mark.parametrize("what", ["noise", "sampling"])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_one_seed_for_every_round(folder, monkeypatch, tmp_path, what, offset):
+    """Known again after a restart of the agent, and where the second round begins a step later in the sequence."""
+    steps = from_one_seed(monkeypatch, what)
+    run(folder, Fingerprints(tmp_path / "drawn", lambda: b"k" * 32))
+    steps[:] = [0] * offset
+    fails(f"fresh_{what}", folder, drawn=Fingerprints(tmp_path / "drawn", lambda: b"k" * 32))
+
+
+def test_one_seed_for_the_later_steps_of_every_round(folder, monkeypatch):
+    steps, drawn = from_one_seed(monkeypatch, "noise", honest=3), Fingerprints()
+    run(folder, drawn)
+    steps.clear()
+    fails("fresh_noise", folder, drawn=drawn)
+
+
+def test_batches_of_one_size_drawn_anew_each_step(folder, monkeypatch):
+    def fixed(stream, records, numerator, denominator):
+        mask = np.zeros(records, bool)
+        mask[np.argsort(stream.words(records))[: records * numerator // denominator]] = True
+        return mask
+
+    monkeypatch.setattr(sampling, "poisson_mask", fixed)
+    fails("batch_variation", folder)
+
+
+def test_the_batches_of_two_steps_ago(folder, monkeypatch):
+    honest, drawn = sampling.poisson_mask, []
+
+    def mask(*args):
+        drawn.append(drawn[-2] if len(drawn) > 1 else honest(*args))
+        return drawn[-1]
+
+    monkeypatch.setattr(sampling, "poisson_mask", mask)
+    fails("batch_overlap", folder)
 
 
 def test_a_sum_that_is_further_off_than_its_allowance(folder, monkeypatch):
     monkeypatch.setattr(attach, "FLAT_BYTES", 0)
     monkeypatch.setattr(attach, "LARGE", 1)
-    assert set(run(folder)[0].conformance.values()) == {True}
+    assert set(run(folder).conformance.values()) == {True}
     honest = SummedLinear.weighted_sum
     monkeypatch.setattr(SummedLinear, "weighted_sum", lambda self, by: honest(self, by) * (1 + 2**-8))
     fails("sum_error", folder)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from client.data.template import parse_template
 from client.training.clipping import clip_rows, factors
 from client.training.keystream import poisson_mask
-from client.training.lattice import FLOAT_SLACK, Lattice, RoundedGaussian, _guide
+from client.training.lattice import FLOAT_SLACK, Lattice, RoundedGaussian, _thresholds
 from client.training.per_sample.summed import squared_lengths
 from client.work import RoundSpec
 from compliance.errors import InputError
@@ -32,6 +32,20 @@ class Replay:
     def words(self, count):
         head, self._given = self._given[:count], self._given[count:]
         return np.concatenate([np.array(head, np.uint64), self._rest.words(count - len(head))])
+
+
+class Chosen:
+    """Words that the test chose, and no more."""
+
+    mark = "chosen"
+
+    def __init__(self, chosen):
+        self._left = chosen
+
+    def words(self, count):
+        taken, self._left = self._left[:count], self._left[count:]
+        assert taken.size == count
+        return taken
 
 
 @given(st.lists(words, min_size=1, max_size=20), st.integers(1, 2**62), st.data())
@@ -111,15 +125,20 @@ def test_a_row_that_is_not_finite_counts_as_zero():
 
 @given(st.lists(st.integers(0, 2**63 - 1), max_size=30), st.floats(4096, 70000))
 @settings(max_examples=3, deadline=None)
-def test_the_guide_finds_what_the_search_finds(extra, scale):
+def test_the_tables_give_what_a_search_of_all_thresholds_gives(extra, scale):
+    every = np.concatenate([high for high, _ in _thresholds(scale)])
+    near = np.concatenate([every[:50], every[: int(6 * scale) : 997], every[int(4.4 * scale) : int(4.6 * scale) : 31]])
+    near = np.concatenate([near - np.uint64(1), near + np.uint64(1), near ^ np.uint64(1 << 20)])
+    random = SeededStream(1).words(1 << 16) >> np.uint64(1)
+    high = np.concatenate([random, near, np.array(extra, np.uint64)])
+    high = high[(high < every[-1]) & ~np.isin(high, every)]
+    wanted = np.searchsorted(every, high, side="right")
     sampler = RoundedGaussian(scale)
-    edges = np.concatenate([sampler._high[:50], sampler._high[:50] - np.uint64(1), sampler._high[-50:]])
-    high = np.concatenate([SeededStream(1).words(1 << 15) >> np.uint64(1), edges, np.array(extra, np.uint64)])
-    searched = sampler._magnitudes(high, SeededStream(2))
-    sampler._guide = _guide(sampler._high)
-    same = sampler._magnitudes(high, SeededStream(2)) == searched
-    assert same[: 1 << 15].all()
-    assert same.all(), "thresholds themselves are settled with the same further words"
+    assert (sampler.sample(Chosen(high << np.uint64(1)), high.size) == wanted).all()
+    assert sampler._guide is not None
+    sampler = RoundedGaussian(scale)
+    assert (sampler.sample(Chosen(high[-9000:] << np.uint64(1)), 9000) == wanted[-9000:]).all()
+    assert sampler._guide is None
 
 
 @given(st.floats(0.1, 100.0), st.integers(1, 10**7), st.floats(1e-6, 1e3))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from bench import dp
-from bench.dp_cases import CASES, SHORT, Case
+from bench.dp_cases import CASES, SHORT, Case, Job
 from bench.dp_peers import batch_of, classifier
+from compliance.errors import EnvironmentFault
 
 # What the peers' own code warns of with these versions.
 pytestmark = [
@@ -23,6 +28,59 @@ def test_the_figure_is_the_median_of_the_ratios_within_a_turn() -> None:
     assert found["ratio_to_peft"] == {"ours": 1.0, "twin": 0.5}
     assert found["ratio_to_twin"] == 2.0
     assert "times_quicker" not in found
+
+
+def test_opacus_takes_fewer_turns_and_meets_peft_in_the_same_ones() -> None:
+    laps = {"peft": [1.0, 1.0, 5.0], "ours": [1.0, 1.0, 1.0], "opacus_hooks": [3.0, 4.0]}
+    assert dp._figures(TINY, laps)["ratio_to_peft"] == {"ours": 1.0, "opacus_hooks": 3.5}
+    assert [dp._turns_of(mode, 9) for mode in ("peft", "ours", "twin", "opacus_ghost")] == [9, 9, 9, 5]
+    taken = {name: len(times) for name, times in dp._laps(TINY, 3).items()}
+    assert taken == {"peft": 3, "ours": 3, "twin": 3, "opacus_hooks": 2, "opacus_ghost": 2}
+
+
+def test_memory_of_ours_and_the_twin_is_taken_three_times() -> None:
+    first, *others = dp._memory_jobs(CASES)
+    assert len(others) == 3
+    assert others[0] == others[1] == others[2]
+    with_twin = [case for case in CASES if case.trained != "full" and not case.cached]
+    assert [(job.case, job.mode) for job in others[0]] == [(c, m) for c in with_twin for m in ("ours", "twin")]
+    every = {(job.case, job.mode) for job in (*first, *others[0])}
+    assert every == {(case, mode) for case in CASES for mode in dp.modes(case) if mode != "peft_all_layers"}
+    assert [Job.read(json.loads(json.dumps(job.written()))) for job in first] == first
+    fields = dp._peak_fields({"ours": [110.0, 90.0, 120.0], "twin": [100.0, 100.0, 80.0], "peft": [300.0]})
+    assert fields["peak_to_twin"] == 1.1
+    assert fields["peaks_mib"] == {"ours": [110.0, 90.0, 120.0], "twin": [100.0, 100.0, 80.0]}
+
+
+def test_a_forked_child_starts_where_its_parent_is_and_its_peak_is_its_own() -> None:
+    """What `python -m bench.dp_memory` rests on, in small: file pages mapped again, 30 MiB seen though freed."""
+    code = """
+import os, sys
+from bench import dp_memory as m
+import numpy as np
+class Step:
+    def __init__(self): self.x = np.ones(20 << 17)
+    def __call__(self): np.ones(10 << 17).sum()
+m.modes = lambda case: {"known": Step}
+held = bytearray(os.urandom(1 << 20)) * 64
+here, pages = m.status_kib("VmRSS"), m.file_pages()
+del held
+assert m._in_a_child(m.Job(None, "known", 2), pages) == 0
+assert m._in_a_child(m.Job(None, "unknown", 2), pages) == 1
+real, m.map_again = m.map_again, lambda ranges: None
+assert m._in_a_child(m.Job(None, "known", 2), pages) == 1, "file pages that are not there would count as the mode's"
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert 29.5 <= float(ran.stdout) <= 31.5
+    assert "the child starts with" in ran.stderr
+
+
+def test_a_mode_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dp.sys, "executable", "/bin/false")
+    with pytest.raises(EnvironmentFault, match=r"bert-4x256 lora-all T8 B3, ours, exit 1") as caught:
+        dp._peaks([Job(TINY, "ours", 3)])
+    assert caught.value.code == "RSD-8505"
 
 
 def test_a_cached_case_says_how_many_times_quicker() -> None:

@@ -60,7 +60,7 @@ def test_init_makes_the_whole_home(office: Office) -> None:
         ("--enrolment", "h:00001"),
         ("--server", "h:65535"),
         ("--governance", "h:1"),
-    ],  # fmt: skip
+    ],
 )
 def test_init_refuses_malformed_settings_and_leaves_nothing(tmp_path: Path, option: str, value: str) -> None:
     options = {"--operator": "hub", "--jurisdiction": "IE", "--threshold": "2", "--server": "h:1", option: value}

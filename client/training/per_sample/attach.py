@@ -23,7 +23,7 @@ from compliance.errors import InternalBug
 Trained = Sequence[tuple[str, nn.Parameter]]
 FLAT_BYTES: Final = 64 << 20  # up to here every gradient is kept
 MOST_BYTES: Final = 512 << 20  # of the kept gradients; fewer rows beyond
-BLOCK_BYTES: Final = 2 << 20  # of gradients that lie together on a CPU: what a freed input makes room for
+BLOCK_BYTES: Final = 512 << 10  # of gradients that lie together on a CPU: what a freed input makes room for
 PROBE_ROWS: Final = 2  # there is always room for the probe (client/training/per_sample/probe.py)
 LARGE: Final = 1 << 14  # weights of a linear layer that is summed in two phases where the buffer would be larger
 
@@ -43,7 +43,8 @@ class BookKeeping:
     While attached (a context manager), the forwards of the trained layers are replaced. A pass: `begin(n)`, a forward
     over n records, the backward of the SUM of their losses, `finish()`; then `flat` and `summed` hold every unit's
     gradient. No `.grad` is computed. At one n a unit's gradient and norm are the same bits whatever else is in the
-    pass: all that is computed has shapes of n rows, and rows that are no unit are dropped at the end.
+    pass: all that is computed has shapes of n rows, and rows that are no unit are dropped at the end. Every
+    join tries it (client/training/place_check.py).
     """
 
     def __init__(self, model: nn.Module, trained: Trained, physical: int, least: int = 1) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import conv2d, unfold
+from torch.nn.functional import conv2d, pad, unfold
 
+from client.training.per_sample.products import ALIGNED
 from client.training.per_sample.slots import Pass, Slot, cast
 
 
@@ -38,6 +39,8 @@ class ConvSite:
             columns = unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
             patches = columns.reshape(n * groups, -1, columns.shape[-1])
             outputs = grad.reshape(n * groups, layer.out_channels // groups, -1)
+            if missing := -outputs.shape[2] % ALIGNED:  # see `whole_lines`
+                outputs, patches = pad(outputs, (0, missing)), pad(patches, (0, missing))
             product = torch.bmm(outputs, patches.transpose(1, 2))
             self.slot.add(product.view(n, *layer.weight.shape))
 

@@ -42,7 +42,7 @@ class _Lora(torch.autograd.Function):
         cast_x, weight, bias, a, b = cast(x, site.weight, site.bias, site.a, site.b)
         flat = cast_x.reshape(-1, cast_x.shape[-1])
         y = affine(flat, weight, bias)
-        low = flat @ a.t()
+        low = affine(flat, a)
         y.addmm_(low, b.t(), alpha=site.scale)
         ctx.site, ctx.shape = site, x.shape
         ctx.save_for_backward(flat if site.slot_a else None, low if site.slot_b else None)
@@ -57,7 +57,7 @@ class _Lora(torch.autograd.Function):
         flat = grad.reshape(-1, grad.shape[-1])
         weight, a, b = (t.to(grad.dtype) for t in (site.weight, site.a, site.b))
         needs_x = ctx.needs_input_grad[0]
-        low_grad = (flat @ b).mul_(site.scale) if needs_x or site.slot_a else None
+        low_grad = affine(flat, b.t()).mul_(site.scale) if needs_x or site.slot_a else None
         if site.slot_a and low_grad is not None:
             site.slot_a.add_product(
                 low_grad.view(n, -1, low_grad.shape[-1]).transpose(1, 2), x.view(n, -1, x.shape[-1])

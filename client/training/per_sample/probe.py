@@ -46,18 +46,20 @@ def records_independent(top: Top, source: Source, examples: Examples, device: to
     fails. The inputs have the shapes and types of the site's, texts cut short, and nothing else of them; the parameters
     are a public pattern. Leaves the top's parameters changed.
     """
-    top.set_flat(_pattern(sum(p.numel() for _, p in top.trained())))
+    top.set_flat(pattern(sum(p.numel() for _, p in top.trained())))
     tokens = examples.inputs["mask"].shape[1] if "mask" in examples.inputs else None
     likes = {name: _short(t, tokens) for name, t in sorted(examples.inputs.items())}
     inputs = {name: _public(name, t, i) for i, (name, t) in enumerate(likes.items())}
     targets = _public("targets", _short(examples.targets, tokens), len(inputs))
     found = [_gradient(top, source, inputs, targets, n, device) for n in (1, RECORDS)]
-    close = [_close(a, b, TOLERANCE_BF16 if device.type == "cuda" else TOLERANCE) for a, b in zip(*found, strict=True)]
-    verdict: torch.Tensor = torch.stack(close).all()
+    tolerance = TOLERANCE_BF16 if device.type == "cuda" else TOLERANCE
+    verdict = torch.ones((), dtype=torch.bool, device=exact(found[0][0]).device)
+    for alone, beside in zip(*found, strict=True):
+        verdict = verdict & _close(alone, beside, tolerance)
     return verdict
 
 
-def _pattern(size: int) -> npt.NDArray[np.float32]:
+def pattern(size: int) -> npt.NDArray[np.float32]:
     """Small waves, made in place."""
     wave = np.arange(size, dtype=np.float64)
     wave *= 1.7
@@ -75,14 +77,13 @@ def _short(rows: torch.Tensor, tokens: int | None) -> torch.Tensor:
 def _public(name: str, like: torch.Tensor, phase: int) -> torch.Tensor:
     """Records that anybody can write down: waves; 0 and 1 where numbers name things; masks that grow shorter."""
     shape = (RECORDS, *like.shape[1:])
-    wave = torch.sin(torch.arange(int(np.prod(shape)), dtype=torch.float64) * (1.3 + phase) + phase).view(shape)
     if name.endswith("mask"):
-        keep = torch.arange(shape[-1]) < (
-            shape[-1] - torch.arange(RECORDS).view(-1, *[1] * (len(shape) - 1))
-        ).clamp_min(1)
-        mask: torch.Tensor = keep.expand(shape).to(like.dtype)
-        return mask
-    return wave.to(like.dtype) if like.is_floating_point() else (wave > 0).to(like.dtype)
+        shorter = np.arange(RECORDS).reshape(-1, *[1] * (len(shape) - 1))
+        found = np.broadcast_to(np.arange(shape[-1]) < np.maximum(shape[-1] - shorter, 1), shape)
+    else:
+        wave = np.sin(np.arange(int(np.prod(shape))) * (1.3 + phase) + phase).reshape(shape)
+        found = wave if like.is_floating_point() else wave > 0
+    return torch.from_numpy(np.array(found)).to(like.dtype)
 
 
 def _gradient(

@@ -11,7 +11,7 @@ from torch.nn.functional import linear, pad
 
 _BUILT: Final = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 _ONEDNN: Final[Any] = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if _BUILT else None
-_ALIGNED: Final = 16
+ALIGNED: Final = 16
 _WORTH: Final = 1 << 27  # multiplications from which what oneDNN keeps of each shape pays
 
 
@@ -24,12 +24,22 @@ def affine(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     Where `in` is no multiple of 16, zeros make it one: for few outputs MKL treats a row by its address, and a record
     would have other last bits at another place of the pass.
     """
-    if missing := -x.shape[1] % _ALIGNED:
+    if missing := -x.shape[1] % ALIGNED:
         x, weight = pad(x, (0, missing)), pad(weight, (0, missing))
     if _ONEDNN is None or x.device.type != "cpu" or x.dtype != torch.float32 or x.shape[0] * weight.numel() < _WORTH:
         return linear(x, weight, bias)
     out: torch.Tensor = _ONEDNN(x, weight, bias, "none", [], "")
     return out
+
+
+def whole_lines(x: torch.Tensor) -> torch.Tensor:
+    """(n, positions, width) with zeros behind the width, so that each record's matrix starts at a 64-byte boundary.
+
+    Itself where it does: in a product of many small matrices, MKL treats each by the address at which it starts.
+    """
+    if x.shape[1] * x.shape[2] % ALIGNED == 0:
+        return x
+    return pad(x, (0, -x.shape[2] % ALIGNED))
 
 
 class FrozenSite:

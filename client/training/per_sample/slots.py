@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import pad
 
+from client.training.per_sample.products import ALIGNED, whole_lines
 from compliance.errors import InputError
 
 
@@ -62,17 +64,27 @@ class Slot:
         self.filled = True
 
     def add_product(self, left: torch.Tensor, right: torch.Tensor, scale: float = 1.0) -> None:
-        """`scale` * left @ right for each record: (n, rows, k) and (n, k, columns), summed over k."""
+        """`scale` * left @ right for each record: (n, rows, k) and (n, k, columns), summed over k.
+
+        Each record's matrices, the result's too, start at a 64-byte boundary: see `whole_lines`.
+        """
         view = self.gradients
         into = view.view(len(left), left.shape[1], -1)
-        if left.dtype != into.dtype:  # bfloat16 under autocast: the product is rounded once, the sums are float32
-            self.add(torch.bmm(left, right).to(into.dtype).mul_(scale).view_as(view))
-        elif into.shape[2] < into.shape[1] and right.shape[1] > 1:
+        rows, columns = into.shape[1:]
+        left, right = whole_lines(left.transpose(1, 2)).transpose(1, 2), whole_lines(right)
+        if left.shape[1] * right.shape[2] % ALIGNED:  # the results start where they end
+            right = pad(right, (0, -right.shape[2] % ALIGNED))
+        fits = left.dtype == into.dtype and left.shape[1] == rows and right.shape[2] == columns
+        if fits and columns < rows and right.shape[1] > 1:
             # A narrow result (LoRA's B) is several times faster computed transposed.
             self.add(torch.bmm(right.transpose(1, 2), left.transpose(1, 2)).mul_(scale).transpose(1, 2))
-        else:
+        elif fits and self._from % ALIGNED == 0 and self._block.columns % ALIGNED == 0:
             into.baddbmm_(left, right, beta=1.0 if self.filled else 0.0, alpha=scale)
             self.filled = True
+        else:
+            # bfloat16 under autocast: the product is rounded once, the sums are float32
+            product = torch.bmm(left, right)[:, :rows, :columns]
+            self.add(product.to(into.dtype).mul_(scale).reshape(view.shape))
 
 
 class Pass:

@@ -80,7 +80,7 @@ def test_unknown_classes_are_not_named_or_counted(tmp_path: Path) -> None:
 DAMAGED: dict[str, tuple[str, bytes]] = {
     "ragged": ("ragged.csv", b"TSH,age,target\n1,2,K\n1,2,K,Mueller\n"),
     "latin": ("latin.csv", b"TSH,age,target\n1,2,M\xfcller\n"),
-    "quote": ("quote.csv", b'TSH,age,target\n1,2,"Mueller\n'),
+    "quote": ("unclosed.csv", b'TSH,age,target\n1,2,"Mueller\n'),
     "broken line": ("lines.jsonl", b'{"TSH": 1}\nMueller, Hans\n'),
     "numbers": ("numbers.jsonl", b"71\n72\n"),
     "texts": ("texts.jsonl", b'"Mueller"\n"Meier"\n'),

@@ -40,6 +40,13 @@ def test_the_decision_is_in_the_log_before_the_request_exists(tmp_path: Path) ->
     assert log.origin == f"residency/{CONFIG.name}/berlin"
 
 
+@pytest.mark.parametrize("jurisdiction", ["XX", "AQ"])
+def test_a_country_that_no_rule_knows_is_told_by_its_code(tmp_path: Path, jurisdiction: str) -> None:
+    error = json.loads(enrol(tmp_path, jurisdiction).stdout)["error"]
+    assert (error["code"], error["found"]) == ("RSD-3100", jurisdiction)
+    assert "country" in error["limit"]
+
+
 @pytest.mark.parametrize("jurisdiction", ["IN", "RU", "AQ"])
 def test_a_site_whose_law_forbids_it_sends_no_request(tmp_path: Path, jurisdiction: str) -> None:
     result = enrol(tmp_path, jurisdiction)

@@ -122,8 +122,6 @@ def test_two_phases_have_the_norms_and_the_sum_of_the_instantiated_gradients(mon
             expected = weighted[at : at + p.numel()]
             if name in large:
                 found = large[name].weighted_sum(factors)
-                error = large[name].sum_error(factors, found)
-                assert float(error) <= 1e-5 * expected.norm()
             else:
                 found = factors @ source.flat[:, flat_at : flat_at + p.numel()]
                 flat_at += p.numel()

@@ -125,12 +125,17 @@ def test_the_index_of_rows_holds_no_value_of_a_row(home):
 # --- models ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spoil", ["no folder", "no weights", "pickle"])
+@pytest.mark.parametrize("spoil", ["no folder", "no weights", "pickle", "another type", "an adapter"])
 def test_a_model_folder_that_cannot_be_used(home, tmp_path, spoil):
     folder = tmp_path / "model"
     if spoil != "no folder":
         shutil.copytree(consortium().root / "model", folder)
+    if spoil in ("no weights", "pickle"):
         (folder / "model.safetensors").unlink()
+    if spoil == "another type":
+        (folder / "config.json").write_text('{"model_type": "nystromformer"}')
+    if spoil == "an adapter":
+        (folder / "adapter_config.json").write_text("{}")
     if spoil == "pickle":
         (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     before = _state(home)

@@ -16,6 +16,7 @@ from PIL import Image
 from client.data import images
 from client.data.images import image_files, read_image
 from client.data.table import TableFile
+from client.tasks import causal_lm
 from client.tasks.base import task_of
 from client.tasks.causal_lm import TASK as CAUSAL
 from client.tasks.image_classification import TASK as IMAGES
@@ -173,6 +174,33 @@ def test_texts_without_a_next_token_are_refused(folders, tmp_path):
     assert refused(lambda: CAUSAL.records(task, rows)).code == "RSD-2322"
     records = CAUSAL.records(task, table(tmp_path / "b.jsonl", [{"note": "tsh 3"}, {"note": "tsh"}]))
     assert refused(lambda: CAUSAL.targets(model, task, folders / "gpt2", records)).code == "RSD-2322"
+
+
+def test_what_is_taken_in_and_what_is_told_are_of_one_tokenisation(folders, tmp_path, monkeypatch):
+    """A tokenizer that reads a text otherwise each time, as with dropout."""
+    whole = load_tokenizer(folders / "gpt2")
+
+    class Odd:
+        calls = 0
+
+        def __call__(self, texts, **more):
+            self.calls += 1
+            return whole([" ".join(text.split()[: -self.calls]) for text in texts], **more)
+
+        def __getattr__(self, name):
+            return getattr(whole, name)
+
+    odd = Odd()
+    monkeypatch.setattr(causal_lm, "load_tokenizer", lambda _: odd)
+    model = model_of(folders / "gpt2", pooling="none", feature_norm_milli=None, adapters=adapters("c_attn"))
+    task = causal_task(template="[{note}]")
+    records = CAUSAL.records(task, table(tmp_path / "a.jsonl", [{"note": "tsh 3 age 4 low 7 tsh 9"}]))
+    targets = CAUSAL.targets(model, task, folders / "gpt2", records)
+    inputs = CAUSAL.inputs(model, task, folders / "gpt2", records, tmp_path / "cache", "cpu")
+    assert int(targets.sum()) > 1
+    assert torch.equal(inputs["mask"][:, 1:].to(torch.int64), targets)
+    shown = whole.decode(inputs["ids"][0][inputs["mask"][0].bool()])
+    assert shown.split() == ["tsh", "3", "age", "4", "low", "7", "tsh"]
 
 
 def test_perplexity_is_that_of_all_next_tokens():

@@ -220,6 +220,7 @@ def spec_of(root, built_in: BuiltIn) -> WorkSpec:
     return WorkSpec(
         task=TASK, model=model(built_in), model_dir=None, table=str(table), threads=1,
         table_sha256=sha256_hex(table.read_bytes()), cache_dir=str(root / "cache"),
+        first_round=tiny_round(physical_batch=16),
     )  # fmt: skip
 
 

@@ -183,12 +183,14 @@ def test_a_global_vector_with_nan_is_refused(folder):
         tiny_engine(folder).train(tiny_round(), np.full(size, np.nan, np.float32), SeededStream(1))
 
 
-def test_a_repeated_stream_fails_the_round(folder):
-    size = build_top(tiny_model(folder), folder, 2).get_flat().size
-    engine, stream = tiny_engine(folder), SeededStream(1)
-    engine.train(tiny_round(), np.zeros(size, np.float32), stream)
-    with pytest.raises(RunFailed, match="fresh_stream"):
-        engine.train(tiny_round(attempt=2), np.zeros(size, np.float32), stream)
+def test_what_was_drawn_twice_has_the_same_fingerprints(folder):
+    start = np.zeros(build_top(tiny_model(folder), folder, 2).get_flat().size, np.float32)
+    one, again = (tiny_engine(folder).train(tiny_round(), start, SeededStream(1)).marks for _ in range(2))
+    other = tiny_engine(folder).train(tiny_round(), start, SeededStream(2)).marks
+    assert {name: len(some) for name, some in one.items()} == {"fresh_stream": 1, "fresh_noise": 4, "fresh_sampling": 1}
+    for name in ("fresh_noise", "fresh_sampling"):
+        assert one[name] == again[name]
+        assert not {*one[name]} & {*other[name]}
 
 
 def test_noise_ten_percent_too_low_fails_the_round(folder, monkeypatch):

@@ -14,6 +14,7 @@ from client.training.top import Top
 from client.work import EvaluationSpec
 from compliance.errors import InputError, RunFailed
 from compliance.evaluation.histogram import scale_of
+from tests.tiny_bert import SeededStream
 
 NOISE = 1_000_000
 
@@ -136,10 +137,11 @@ def test_the_noise_is_that_of_the_claim():
     assert len({d.tobytes() for d in drawn}) == 20
 
 
-def test_wrong_noise_or_a_stream_that_served_before_fails_the_evaluation(monkeypatch):
-    top, examples, stream = Linear(), _examples(40), Keystream.fresh()
-    with pytest.raises(RunFailed, match="fresh_stream"):
-        count(top, examples, spec(), top.get_flat(), stream, (stream.mark,))
+def test_wrong_noise_fails_the_evaluation_and_repeated_noise_is_known_by_its_mark(monkeypatch):
+    top, examples = Linear(), _examples(40)
+    one, again, other = (count(top, examples, spec(), top.get_flat(), SeededStream(s)).marks for s in (1, 1, 2))
+    assert one["fresh_noise"] == again["fresh_noise"] != other["fresh_noise"]
+    assert len(one["fresh_stream"]) == len(one["fresh_noise"]) == 1
     monkeypatch.setattr("client.training.evaluation.RoundedGaussian.sample", lambda _s, _t, n: np.zeros(n, np.int64))
     with pytest.raises(RunFailed, match="noise_variance"):
         count(top, examples, spec(), top.get_flat(), Keystream.fresh())
@@ -160,4 +162,4 @@ def test_a_withdrawal_while_counting_ends_it():
             raise RunFailed("RSD-4620", "a subject was withdrawn")
 
     with pytest.raises(RunFailed, match="RSD-4620"):
-        count(top, _examples(600), spec(), top.get_flat(), Keystream.fresh(), (), stop)
+        count(top, _examples(600), spec(), top.get_flat(), Keystream.fresh(), stop)

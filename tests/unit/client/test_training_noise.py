@@ -10,7 +10,16 @@ import pytest
 from scipy.special import chdtrc, log_ndtr, ndtr
 
 from client.training.keystream import Keystream, poisson_mask
-from client.training.lattice import TAIL, Lattice, RoundedGaussian, _thresholds, _weights, tv_error_femto
+from client.training.lattice import (
+    _BLOCK,
+    TAIL,
+    Lattice,
+    RoundedGaussian,
+    _guide,
+    _thresholds,
+    _weights,
+    tv_error_femto,
+)
 from tests.tiny_bert import SeededStream
 
 
@@ -104,7 +113,7 @@ def test_samples_pass_a_chi_square_test():
 
 def test_a_word_on_a_threshold_is_settled_by_a_second_word():
     sampler = RoundedGaussian(4096.0)
-    threshold, rest = int(sampler._high[5]), int(next(_thresholds(4096.0))[1][5])
+    threshold, rest = (int(bits[5]) for bits in next(_thresholds(4096.0)))
     assert rest > 0
     below, above = (rest - 1) << 24, rest << 24
     assert sampler.sample(GivenWords(threshold << 1, below), 1).tolist() == [5]
@@ -120,22 +129,42 @@ def test_a_word_beyond_the_last_weight_is_drawn_again():
     assert sampler.sample(GivenWords(last, 0, 8, 0), 1).tolist() == [0]
 
 
-def test_a_word_beyond_the_kept_thresholds_is_settled_by_all_of_them():
-    sampler = RoundedGaussian(4096.0)
-    every = np.concatenate([high for high, _ in _thresholds(4096.0)])
-    assert every.size == TAIL * 4096 + 1 > sampler._high.size
-    assert (every[: sampler._high.size] == sampler._high).all()
-    for m in (sampler._high.size, 7 * 4096, 8 * 4096):
-        between = int(every[m - 1]) + 1
-        assert every[m - 1] < between < every[m]
-        assert sampler.sample(GivenWords(between << 1, between << 1 | 1), 2).tolist() == [m, -m], "no further word"
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_word_beside_any_threshold_needs_no_further_word(guided):
+    """Where its first bits do not decide, at the borders of blocks, beyond the table and beyond all blocks."""
+    scale = 4096.0
+    sampler = RoundedGaussian(scale)
+    if guided:
+        sampler._guide = _guide(sampler._tops)
+    every = np.concatenate([high for high, _ in _thresholds(scale)])
+    assert every.size == TAIL * scale + 1 > sampler._starts.shape[1] * _BLOCK > sampler._tops.size
+    assert (every[: sampler._tops.size] >> np.uint64(31) == sampler._tops).all()
+    m = np.array(
+        [1, 2, 255, 256, 257, 3000, 9000, sampler._tops.size - 1, sampler._tops.size, 24_576, 7 * 4096, 33_100]
+    )
+    m = np.concatenate([m, np.arange(16_000, 18_500)])
+    below, above = every[m - 1] + np.uint64(1), every[m] - np.uint64(1)
+    assert (below < above).all()
+    words = np.concatenate([below << np.uint64(1), above << np.uint64(1) | np.uint64(1)])
+    assert sampler.sample(GivenWords(*words.tolist()), words.size).tolist() == [*m.tolist(), *(-m).tolist()]
+
+
+def test_a_block_is_made_again_as_the_whole_table_was():
+    """Bit by bit, at the borders of every block: the sums go on where the block before ends."""
+    scale = 65_728.3
+    sampler = RoundedGaussian(scale)
+    every = np.concatenate([high for high, _ in _thresholds(scale)])
+    m = np.arange(1, 6 * 65_728, 61)
+    assert (sampler._settled(every[m] - np.uint64(1), GivenWords()) == m).all()
+    assert (sampler._settled(every[m] + np.uint64(1), GivenWords()) == m + 1).all()
+    assert (sampler._in_its_block(every[m]) == -1).all(), "a threshold itself is for the second word"
 
 
 def test_the_tables_take_little_memory():
     """Counted against the benchmark's bound on memory: at the largest scale that there is."""
     sampler = RoundedGaussian(70_000.0)
     sampler.sample(Keystream.fresh(), 1 << 16)
-    assert sampler._high.nbytes + sampler._guide.nbytes <= 9 << 19
+    assert sampler._tops.nbytes + sampler._guide.nbytes + sampler._starts.nbytes <= 7 << 18
 
 
 def test_the_sensitivity_covers_rounding_and_the_noise_follows_it():

@@ -64,7 +64,7 @@ def test_one_record_moves_the_clipped_sum_by_the_sensitivity_whatever_vector_cam
             model.set_flat(start)
             rows = torch.split(torch.arange(count), run.source.rows)
             run.step([Piece(records, len(records)) for records in rows])
-        lattice = run.check.lattice
+        lattice = run.optimizer._lattice
     moves = [float((b - a).double().norm()) * lattice.gamma for a, b in pairwise(seen)]
     assert max(moves) <= lattice.sensitivity
 

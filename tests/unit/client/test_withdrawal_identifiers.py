@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from client import registration, subjects
+from client.data.table import TableFile
 from client.data.withdrawals import excluded_rows
 from client.home import AgentHome
 from compliance.errors import InputError
@@ -85,10 +86,10 @@ def test_cells_of_a_line_that_ends_with_a_comma_stay_in_their_columns(tmp_path):
     """Some readers take the first column of such a file for row names, and every other column moves by one."""
     path = tmp_path / "x.csv"
     path.write_text("row,patient_id,TSH\n" + "".join(f"r{i},{i},{i * 1.37},\n" for i in range(20)))
-    assert registration.TableFile(path).table(())["patient_id"].tolist() == [str(i) for i in range(20)]
+    assert TableFile(path).table(())["patient_id"].tolist() == [str(i) for i in range(20)]
     path.write_text("row,patient_id,TSH\n" + "".join(f"r{i},{i},{700 + i},{i * 1.37},\n" for i in range(20)))
     with pytest.raises(InputError, match="RSD-2301"):
-        registration.TableFile(path).table(())
+        TableFile(path).table(())
 
 
 # --- lines of another number of columns ---

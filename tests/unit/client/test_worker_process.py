@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from client import framing
+from client.fingerprints import Fingerprints
 from client.limits import Limits, isolation
 from client.prepared import find_prepared
 from client.stop_file import stop_mark
@@ -118,15 +119,17 @@ def test_it_prepares_and_trains(worker, spec):
     assert delta.dtype == np.float32
     assert delta.any()
     assert set(trained.conformance) == {
-        "noise_variance", "clip_norm", "batch_size", "step_correlation", "fresh_stream", "sum_error",
-        "record_independence", "batch_overlap",
+        "noise_variance", "clip_norm", "batch_size", "batch_variation", "batch_overlap", "step_correlation",
+        "noise_repetition", "release", "record_independence", "sum_error", "fresh_stream", "fresh_noise",
+        "fresh_sampling",
     }  # fmt: skip
     assert all(trained.conformance.values())
     assert trained.tv_error_femto >= 1
     again, other = worker.train(tiny_round(attempt=2), ZERO)
-    assert other.stream != trained.stream
     assert not np.allclose(again, delta), "the same round with fresh randomness"
-    assert worker.marks >= {trained.stream, other.stream}
+    for name, some in trained.marks.items():
+        assert some
+        assert not {*some} & {*other.marks[name]}
 
 
 def test_an_error_of_the_task_comes_back_as_itself(worker, spec, warm):
@@ -364,18 +367,24 @@ def test_two_children_of_one_warm_process_share_no_randomness(warm):
         assert len(set(drawn)) == 3, name
 
 
-def test_a_stream_that_served_before_is_refused(spec, warm, worker):
-    """The marks of earlier processes reach the check of a fresh stream."""
-    seen = []
+def test_what_was_drawn_before_is_refused(spec, warm, tmp_path):
+    """A task that answers what an earlier one drew, also after a restart of the agent."""
+    answers = []
 
-    class Spy(Warm):
-        def run(self, header, *rest):
-            seen.append(header)
-            return warm.run(header, *rest)
+    class Replay(Warm):
+        def run(self, *request):
+            answers.append(answers[0] if answers else warm.run(*request))
+            return answers[-1]
 
-    spied = TrainingWorker(spec, Spy(), 4096, 60, 60, marks={"0" * 16})
-    spied.train(tiny_round(), ZERO)
-    assert seen[-1]["earlier"] == ["0" * 16]
+    for again in (False, True):
+        drawn = Fingerprints(tmp_path / "drawn", lambda: b"k" * 32)
+        replaying = TrainingWorker(spec, Replay(), 4096, 60, 60, drawn=drawn)
+        if again:
+            with pytest.raises(RunFailed, match="RSD-4500") as caught:
+                replaying.train(tiny_round(), ZERO)
+            assert caught.value.found == "fresh_noise, fresh_sampling, fresh_stream"
+        else:
+            replaying.train(tiny_round(), ZERO)
 
 
 def test_the_child_sees_no_variable_that_is_not_named():
