@@ -80,6 +80,7 @@ def _serve_site(home: Path, stop: threading.Event, threads: int | None, memory_m
     from client.site import open_site  # noqa: PLC0415
     from client.standing import Standing  # noqa: PLC0415
 
+    AgentHome(home).need_private_keys()
     certificate = need_certificate(AgentHome(home))
     site = open_site(home)
     site.check_ledger()

@@ -23,7 +23,7 @@ from compliance.doctor import Check, Fact, Limits, examine
 from compliance.doctor_law import law_checks
 from compliance.errors import InputError
 from compliance.files import read_bytes
-from compliance.identity import PublicIdentity, Signer, load_public
+from compliance.identity import PublicIdentity, Signer, load_public, read_signer
 from compliance.law.regions import load_regions
 from compliance.software import VERSION
 from compliance.trust.root import Anchor, Trust, load_anchor
@@ -56,7 +56,7 @@ class Doctor:
         self.config: Fact[AgentConfig] = Fact("agent.json", lambda: self.home.config)
         # Unexpired or not: an expired trust file still tells who is who, and has a check of its own.
         self.anchor: Fact[Anchor] = Fact("trust.json", lambda: load_anchor(self.path / "trust.json"))
-        self.signer: Fact[Signer] = Fact("keys/agent.key", self.home.signer)
+        self.signer: Fact[Signer] = Fact("keys/agent.key", lambda: read_signer(self.path / "keys" / "agent.key"))
         self.policy: Fact[OpenPolicy] = Fact("policy.json", self._open_policy)
         self.law: Fact[OpenLaw] = Fact("law.json", lambda: self.home.law(self.anchor.need(), self.policy.need().policy))
         self.server: Fact[ServerFacts] = Fact("the server", lambda: self.ask(self.path))

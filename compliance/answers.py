@@ -170,15 +170,9 @@ def check_approval(
                 limit=limit[:12],
                 next="the signatory approves what is proposed now: residency study approve",
             )
-    if advice is None or not _was_before_the_signatory(approval, study_digest, advice):
-        raise Refused(
-            "RSD-2202",
-            f"the approval of site {site} comes without the DPO's advice on this study",
-            rule="GDPR Art 38(1): the DPO is involved in time",
-            found="no advice" if advice is None else advice.digest[:12],
-            limit=approval.advice[:12],
-            next="residency study advise, then approve with --advice",
-        )
+    if advice is None:
+        raise _without_advice(approval, "no advice", approval.advice[:12])
+    _check_before_the_signatory(approval, study_digest, advice)
     if not advice.advice.favourable and not approval.against_advice_reason:
         raise Refused(
             "RSD-2203",
@@ -190,11 +184,29 @@ def check_approval(
         )
 
 
-def _was_before_the_signatory(approval: Approval, study_digest: str, advice: OpenedAdvice) -> bool:
-    """The named advice, by this site's own DPO, on this study, not written after the decision."""
-    in_time = parse_time(advice.advice.at) <= parse_time(approval.at)
-    subject = (advice.digest, advice.advice.digest, advice.advice.site)
-    return in_time and subject == (approval.advice, study_digest, approval.site)
+def _check_before_the_signatory(approval: Approval, study_digest: str, advice: OpenedAdvice) -> None:
+    """The named advice, by this site's own DPO, on this study, not written after the decision. Raises RSD-2202."""
+    told = advice.advice
+    for what, found, limit in (
+        ("study ", told.digest[:12], study_digest[:12]),
+        ("site ", told.site, approval.site),
+        ("advice ", advice.digest[:12], approval.advice[:12]),
+    ):
+        if found != limit:
+            raise _without_advice(approval, what + found, what + limit)
+    if parse_time(told.at) > parse_time(approval.at):
+        raise _without_advice(approval, f"advice of {told.at}", f"{approval.at} at the latest")
+
+
+def _without_advice(approval: Approval, found: str, limit: str) -> Refused:
+    return Refused(
+        "RSD-2202",
+        f"the approval of site {approval.site} comes without the DPO's advice on this study",
+        rule="GDPR Art 38(1): the DPO is involved in time",
+        found=found,
+        limit=limit,
+        next="residency study advise, then approve with --advice",
+    )
 
 
 def check_policy_owner(policy: SitePolicy, site: str, jurisdiction: str) -> None:

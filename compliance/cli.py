@@ -32,7 +32,8 @@ class Result:
 
 def emit_json(schema: str, fields: dict[str, Json], error: ResidencyError | None) -> None:
     """Print one JSON object: schema, ok, error, then the fields."""
-    record = {"schema": schema, "ok": error is None, "error": error.as_json() if error else None, **fields}
+    told = {**error.as_json(), "next": _hint(error)} if error else None
+    record = {"schema": schema, "ok": error is None, "error": told, **fields}
     text = json.dumps(record, ensure_ascii=False)
     click.echo(text if _utf8(text) else json.dumps(record))
 
@@ -48,11 +49,15 @@ def _utf8(text: str) -> bool:
 
 def emit_error(error: ResidencyError) -> None:
     """Print an error for people on stderr: what and why in the first line, what to do in the second."""
-    compared = f" [found {error.found or 'nothing'}; limit {error.limit}]" if error.limit else ""
+    said = error.message.endswith((f"(found {error.found})", f"(found {error.found!r})", f": {error.limit}"))
+    compared = f" [found {error.found or 'nothing'}; limit {error.limit}]" if error.limit and not said else ""
     rule = f" (rule: {error.rule})" if error.rule else ""
     click.echo(visible(f"error {error.code}: {error.message}{compared}{rule}").replace("\n", "\\n"), err=True)
-    hint = error.next or f"residency explain {error.code}"
-    click.echo(visible(f"  next: {hint}").replace("\n", "\\n"), err=True)
+    click.echo(visible(f"  next: {_hint(error)}").replace("\n", "\\n"), err=True)
+
+
+def _hint(error: ResidencyError) -> str:
+    return error.next or f"residency explain {error.code}"
 
 
 def visible(text: str) -> str:

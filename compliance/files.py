@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -69,6 +71,29 @@ def write_new(path: Path, data: bytes) -> None:
     write_durably(path, data)
 
 
+def write_all_new(files: Mapping[Path, bytes]) -> None:
+    """`write_new` of several files in this order: all of them are there on return, or none, and no folder for them.
+
+    After a crash the first ones may be there. Raises as `write_new`.
+    """
+    for path in files:
+        refuse_existing(path)
+    above = {folder for path in files for folder in path.parents if not folder.exists()}
+    begun: list[Path] = []
+    try:
+        for path, data in files.items():
+            begun.append(path)
+            write_durably(path, data)
+    except BaseException:
+        for path in begun:
+            with suppress(OSError):  # the last one may not be there
+                path.unlink()
+        for folder in sorted(above, key=lambda f: len(f.parts), reverse=True):
+            with suppress(OSError):  # it was not made, or somebody else has put something into it
+                folder.rmdir()
+        raise
+
+
 def refuse_existing(path: Path) -> None:
     """Raises InputError RSD-2009 if something is at `path`."""
     if path.exists() or path.is_symlink():
@@ -79,6 +104,20 @@ def refuse_existing(path: Path) -> None:
             found="a file",
             limit="nothing at this path",
             next="choose another path, or move the file away",
+        )
+
+
+def must_be_private(path: Path) -> None:
+    """Nobody but its owner may read or write the private key or secret at `path`. Raises InputError RSD-6022."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise InputError(
+            "RSD-6022",
+            f"others may use the private key at {path}",
+            rule="a private key is its owner's alone",
+            found=f"mode {mode:04o}",
+            limit="mode 0600",
+            next=f"chmod 600 {path}; ask who may have read it, and have the key replaced if somebody may have",
         )
 
 

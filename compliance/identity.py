@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from compliance.canonical import Json, b64decode, b64encode, canonical, parse_canonical, sha256_hex
 from compliance.clock import parse_time, time_or_none
 from compliance.errors import CheckFailed, EnvironmentFault, InputError
-from compliance.files import read_bytes, write_durably
+from compliance.files import must_be_private, read_bytes, write_durably
 from compliance.training_spec import Frozen
 from compliance.validation import load_model
 
@@ -57,7 +57,14 @@ class PublicIdentity(Frozen):
         try:
             return Ed25519PublicKey.from_public_bytes(b64decode(self.public, "public key"))
         except ValueError as e:
-            raise InputError("RSD-6003", f"the public key of {self.holder} is malformed", rule="RFC 8032") from e
+            raise InputError(
+                "RSD-6003",
+                f"the public key of {self.holder} is malformed",
+                rule="RFC 8032",
+                found=f"{len(b64decode(self.public, 'public key'))} bytes that are no Ed25519 key",
+                limit="the 32 bytes of an Ed25519 key",
+                next="have the key exported again on its own machine",
+            ) from e
 
     def may_sign_at(self, at: datetime) -> bool:
         """Whether `at` lies in the key's period and before a revocation."""
@@ -129,7 +136,20 @@ def load_public(path: Path) -> PublicIdentity:
 
 
 def load_signer(path: Path) -> Signer:
-    """Read `<role>.key` and the `.pub.json` beside it. Raises InputError RSD-6005 when they do not belong together."""
+    """Read `<role>.key` and the `.pub.json` beside it, to sign.
+
+    Raises InputError RSD-6022 when others may read the key, and as `read_signer`.
+    """
+    signer = read_signer(path)
+    must_be_private(path)
+    return signer
+
+
+def read_signer(path: Path) -> Signer:
+    """As `load_signer`, whoever else may read the key: for a doctor, who tells that apart.
+
+    Raises InputError RSD-6005 when the files do not belong together.
+    """
     pem = read_bytes(path, "private key")
     try:
         private = serialization.load_pem_private_key(pem, None)

@@ -153,7 +153,9 @@ class Study(Frozen):
     purpose: Purpose
     description: str = Field(min_length=1, max_length=2000)
     operator: Operator
-    controllers: tuple[str, ...] = Field(min_length=1)
+    controllers: tuple[str, ...] = Field(
+        min_length=1, description="GDPR 4(7): legal entities, which need be no members"
+    )
     data_categories: tuple[Category, ...] = Field(default=("health",), min_length=1)
     documents: tuple[StudyDocument, ...]
     issued: str = Field(pattern=DATE, description="when it was signed; `study sign` fills it in")
@@ -253,11 +255,12 @@ def _site_mistakes(raw: dict[str, Json]) -> list[Mistake]:
         elif isinstance(name, str):
             seen[name] = i
         if batch and count and batch > count:
-            out.append(Mistake(f"sites[{i}].batch", f"{batch} is above records_public {count}: q would exceed 1"))
+            text = f"{batch} is above records_public {count}: q would exceed 1"
+            out.append(Mistake(f"sites[{i}].batch", text, limit=f"at most {count}"))
     out += _delta_mistakes(raw)
     quorum = _integer(raw, "quorum", "sites")
     if quorum and seen and quorum > len(seen):
-        out.append(Mistake("quorum.sites", f"{quorum} is above the {len(seen)} sites"))
+        out.append(Mistake("quorum.sites", f"{quorum} is above the {len(seen)} sites", limit=f"at most {len(seen)}"))
     return out
 
 
@@ -268,7 +271,7 @@ def _delta_mistakes(raw: dict[str, Json]) -> list[Mistake]:
     if not inverse_delta or inverse_delta >= 10 * count:
         return []
     message = f"delta is too large: 1/{inverse_delta} is above 1/(10 records_public) = 1/{10 * count} at site {name}"
-    return [Mistake("privacy.inverse_delta", message)]
+    return [Mistake("privacy.inverse_delta", message, limit=f"at least {10 * count}")]
 
 
 def _unit_mistakes(raw: dict[str, Json]) -> list[Mistake]:
@@ -280,13 +283,13 @@ def _unit_mistakes(raw: dict[str, Json]) -> list[Mistake]:
         text = "the unit is the record: leave it out, or leave `unit` out to protect patients"
         return [
             *([Mistake("privacy.group_column", text)] if named else []),
-            *([Mistake("privacy.records_per_unit", f"{bound} is above 1, and {text}")] if bound > 1 else []),
+            *([Mistake("privacy.records_per_unit", f"{bound} is above 1, and {text}", limit="1")] if bound > 1 else []),
         ]
     physical = _integer(raw, "training", "physical_batch") or bound
     out = [] if named else [Mistake("privacy.group_column", "the unit is the patient: name the column of the person")]
     if bound > physical:
         text = f"{bound} is above training.physical_batch {physical}: a patient's records are clipped as one"
-        out.append(Mistake("privacy.records_per_unit", text))
+        out.append(Mistake("privacy.records_per_unit", text, limit=f"at most {physical}"))
     return out
 
 
@@ -302,7 +305,8 @@ def _document_mistakes(raw: dict[str, Json]) -> list[Mistake]:
         out += _date_mistakes(doc, "expires", f"documents[{i}].expires")
         until, end = time_or_none(expires), time_or_none(ends)
         if until and end and until < end:
-            out.append(Mistake(f"documents[{i}].expires", f"{expires} is before the end of the study, {ends}"))
+            text = f"{expires} is before the end of the study, {ends}"
+            out.append(Mistake(f"documents[{i}].expires", text, limit=f"{ends} or later"))
     return out
 
 
@@ -310,14 +314,17 @@ def _term_mistakes(raw: dict[str, Json]) -> list[Mistake]:
     out = [*_date_mistakes(raw, "starts", "starts"), *_date_mistakes(raw, "ends", "ends")]
     starts, ends = time_or_none(raw.get("starts")), time_or_none(raw.get("ends"))
     if starts and ends and ends <= starts:
-        out.append(Mistake("ends", f"{raw['ends']} is not after starts, {raw['starts']}"))
+        text = f"{raw['ends']} is not after starts, {raw['starts']}"
+        out.append(Mistake("ends", text, limit=f"after {raw['starts']}"))
     rounds, last = _integer(raw, "training", "rounds"), _integer(raw, "aggregation", "average_last_rounds")
     steps, spare = _integer(raw, "training", "steps"), _integer(raw, "privacy", "spare_rounds")
     if rounds and steps and spare is not None and steps * (rounds + spare) > MOST_STEPS:
         found = steps * (rounds + spare)
-        out.append(Mistake("training.steps", f"{found} steps in all rounds and spare rounds, above {MOST_STEPS}"))
+        text = f"{found} steps in all rounds and spare rounds, above {MOST_STEPS}"
+        out.append(Mistake("training.steps", text, found=f"{found} in all", limit=f"at most {MOST_STEPS} in all"))
     if rounds and last and last > rounds:
-        out.append(Mistake("aggregation.average_last_rounds", f"{last} is above training.rounds {rounds}"))
+        text = f"{last} is above training.rounds {rounds}"
+        out.append(Mistake("aggregation.average_last_rounds", text, limit=f"at most {rounds}"))
     return out
 
 

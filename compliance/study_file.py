@@ -11,12 +11,13 @@ from compliance.canonical import Json, parse_canonical, sha256_hex
 from compliance.clock import now, rfc3339
 from compliance.errors import InputError, Refused
 from compliance.files import read_bytes
-from compliance.identity import media_type, parse_envelope
+from compliance.identity import Envelope, media_type, parse_envelope
 from compliance.privacy.events import MOST_NOISE_MICRO, PrivacyEvent
 from compliance.software import BUNDLE_SHA256, VERSION
 from compliance.study import SCHEMA, SiteTerms, Study, study_mistakes
+from compliance.study_checks import check_mistakes
 from compliance.study_event import also_done, study_event
-from compliance.validation import Mistake, YamlFile, read_yaml, try_model
+from compliance.validation import Mistake, YamlFile, read_yaml, shown, try_model, with_values
 
 _PLACEHOLDER = 1_000_000  # stands for a noise multiplier while the rest of the file is judged; never signed
 
@@ -71,7 +72,12 @@ def check_file(path: Path) -> tuple[list[Mistake], Study | None]:
 
 
 def signed_payload(path: Path) -> Json:
-    """The unverified payload of a signed study. Raises InputError RSD-2002, RSD-2005 or RSD-2007 (another kind)."""
+    """The unverified payload of a signed study. Raises InputError as `signed_envelope`."""
+    return parse_canonical(signed_envelope(path).payload, str(path))
+
+
+def signed_envelope(path: Path) -> Envelope:
+    """A signed study, unverified. Raises InputError RSD-2002, RSD-2005 or RSD-2007 (another kind)."""
     envelope = parse_envelope(read_bytes(path, "study"), str(path))
     if envelope.payload_type != media_type(SCHEMA):
         raise InputError(
@@ -81,14 +87,20 @@ def signed_payload(path: Path) -> Json:
             limit=media_type(SCHEMA),
             next="give the file that residency study sign wrote",
         )
-    return parse_canonical(envelope.payload, str(path))
+    return envelope
 
 
 def mistakes_error(what: str, mistakes: list[Mistake]) -> InputError:
     """RSD-2007 that names the one mistake, or counts them when they are listed above it."""
-    shown = str(mistakes[0]) if len(mistakes) == 1 else f"{len(mistakes)} mistakes, first {mistakes[0]}"
+    first = mistakes[0]
+    shown = str(first) if len(mistakes) == 1 else f"{len(mistakes)} mistakes, first {first}"
     return InputError(
-        "RSD-2007", f"{what}: {shown}", rule="schema of the file", next="correct the file, then check it again"
+        "RSD-2007",
+        f"{what}: {shown}",
+        rule="schema of the file",
+        found=first.found,
+        limit=first.limit,
+        next="correct the file, then check it again",
     )
 
 
@@ -167,15 +179,16 @@ def _document(document: Json, i: int, base_dir: Path, mistakes: list[Mistake]) -
     field, name = f"documents[{i}].file", document["file"]
     rest.setdefault("sha256", "0" * 64)  # judged together with the mistake below, never signed
     if not isinstance(name, str):
-        mistakes.append(Mistake(field, f"must be a path (found {name!r})"))
+        mistakes.append(Mistake(field, f"must be a path (found {name!r})", found=shown(name), limit="a path"))
         return rest
     try:
         digest = sha256_hex(read_bytes(base_dir / name, "document"))
     except InputError as e:
-        mistakes.append(Mistake(field, e.message))
+        mistakes.append(Mistake(field, e.message, found=e.found, limit=e.limit))
         return rest
     if "sha256" in document and document["sha256"] != digest:
-        mistakes.append(Mistake(field, f"the file has SHA-256 {digest}, the study says {document['sha256']}"))
+        text = f"the file has SHA-256 {digest}, the study says {document['sha256']}"
+        mistakes.append(Mistake(field, text, found=digest, limit=shown(document["sha256"])))
     return {**rest, "sha256": digest}
 
 
@@ -184,7 +197,8 @@ def _judge(draft: Draft) -> tuple[list[Mistake], Study | None]:
     between = study_mistakes(draft.raw)
     # The model repeats the rules between fields as one mistake of the whole; here they have their fields.
     shape = [m for m in shape if not (between and m.field == "(top)")]
-    mistakes = list(dict.fromkeys([*draft.mistakes, *shape, *between]))
+    found = [*draft.mistakes, *shape, *between, *check_mistakes(draft.raw)]
+    mistakes = list(dict.fromkeys(with_values(found, draft.raw)))
     if mistakes or study is None:
         return mistakes, None
     return _with_all_noise(study, draft.open_noise)
@@ -201,7 +215,8 @@ def _with_all_noise(study: Study, open_noise: frozenset[int]) -> tuple[list[Mist
         try:
             noise = noise_for(study, terms)
         except Refused as e:
-            mistakes.append(Mistake(f"sites[{i}].epsilon_milli", f"{e.message} (found {terms.epsilon_milli})"))
+            text, limit = f"{e.message} (found {terms.epsilon_milli})", e.message
+            mistakes.append(Mistake(f"sites[{i}].epsilon_milli", text, found=str(terms.epsilon_milli), limit=limit))
             continue
         sites.append(terms.model_copy(update={"noise_multiplier_micro": noise}))
     return mistakes, None if mistakes else study.model_copy(update={"sites": tuple(sites)})
@@ -212,11 +227,12 @@ def _claim_mistakes(study: Study, terms: SiteTerms) -> list[Mistake]:
     try:
         found = _epsilon(event, study.privacy.inverse_delta, also_done(study), terms.epsilon_milli)
     except Refused as e:
-        return [Mistake("", f"{e.message} (found {terms.noise_multiplier_micro})")]
+        text = f"{e.message} (found {terms.noise_multiplier_micro})"
+        return [Mistake("", text, found=str(terms.noise_multiplier_micro), limit=e.message)]
     if found <= terms.epsilon_milli:
         return []
     message = f"{terms.noise_multiplier_micro} gives {found} milli-eps, above epsilon_milli {terms.epsilon_milli}"
-    return [Mistake("", message)]
+    return [Mistake("", message, found=f"{found} milli-eps", limit=f"{terms.epsilon_milli} milli-eps")]
 
 
 def _epsilon(event: PrivacyEvent, inverse_delta: int, also: tuple[PrivacyEvent, ...], limit_milli: int) -> int:

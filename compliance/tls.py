@@ -27,7 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from compliance.clock import now
 from compliance.errors import InputError
-from compliance.files import read_bytes, write_durably
+from compliance.files import must_be_private, read_bytes, write_durably
 
 DAYS: Final = 365
 CA_DAYS: Final = 3650  # sites pin the CA: a new one means enrolling every site again
@@ -110,6 +110,7 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
         raise _no_authority(path, "no file", "the private key made by residency consortium init")
     try:
         key = load_pem_private_key(read_bytes(path, "a private key"), None)
+        must_be_private(path)
     except (ValueError, TypeError, UnsupportedAlgorithm) as e:
         raise _no_authority(path, type(e).__name__, "an unencrypted PEM private key") from e
     if not isinstance(key, ec.EllipticCurvePrivateKey):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,15 +18,20 @@ from compliance.files import read_bytes
 
 M = TypeVar("M", bound=BaseModel)
 _MOST_YAML = 1 << 20  # bytes: files that people write, and a slow parser
+_MOST_SHOWN: Final = 80  # characters of a value
+_WORDY: Final = re.compile(r"^(Value error, |Input should be |String should |Tuple should )")
+_PART: Final = re.compile(r"([^.\[\]]+)|\[([0-9]+)\]")
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing wrong with a file: where, what, and the line when the file has lines."""
+    """One thing wrong with a file: where, what, and the line when the file has lines; both values where they apply."""
 
     field: str
     message: str
     line: int | None = None
+    found: str = dataclasses.field(default="", compare=False)
+    limit: str = dataclasses.field(default="", compare=False)
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line else ""
@@ -35,7 +42,8 @@ def load_model(model: type[M], value: object, code: str, what: str) -> M:
     """Validate `value`. Raises InputError `code` that lists every mistake with its field."""
     mistakes, loaded = try_model(model, value)
     if loaded is None:
-        raise InputError(code, f"{what}: " + "; ".join(map(str, mistakes)), rule=f"schema of {model.__name__}")
+        message, first = f"{what}: " + "; ".join(map(str, mistakes)), mistakes[0]
+        raise InputError(code, message, rule=f"schema of {model.__name__}", found=first.found, limit=first.limit)
     return loaded
 
 
@@ -46,7 +54,44 @@ def try_model(model: type[M], value: object) -> tuple[list[Mistake], M | None]:
     except ValidationError as e:
         found = e.errors(include_url=False)
         kept = [err for err in found if not _follows(err, found)]
-        return [Mistake(_dotted(_place(value, err)), _plain(err)) for err in kept], None
+        return [_mistake(value, err) for err in kept], None
+
+
+def with_values(mistakes: list[Mistake], value: object) -> list[Mistake]:
+    """The mistakes, each with what `value` holds in its field, and with its own words as limit if it has no other."""
+    return [replace(m, found=m.found or _at(value, m.field), limit=m.limit or m.message) for m in mistakes]
+
+
+def _at(value: Any, field: str) -> str:
+    """What stands in `field` of `value` (`shown`); "nothing" if the field is not there."""
+    for name, index in _PART.findall(field.removeprefix("(top)")):
+        key = int(index) if index else name
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return "nothing"
+    return shown(value)
+
+
+def shown(value: object) -> str:
+    """A value in at most 80 printable characters; of what holds others, how many: they may be anything."""
+    if isinstance(value, dict):
+        return f"{len(value)} fields"
+    if isinstance(value, list | tuple):
+        return f"{len(value)} items"
+    text = value if isinstance(value, str) and value.isprintable() else json.dumps(value, default=str)
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."
+
+
+def _mistake(value: object, err: Any) -> Mistake:
+    message = _plain(err)
+    found = "nothing" if message == "missing" else shown(err.get("input"))
+    limit = {"missing": "a value", "unknown field": "only fields of the schema"}.get(message)
+    if err["type"] == "union_tag_invalid":
+        found, limit = str(err["ctx"]["tag"]), str(err["ctx"]["expected_tags"])
+    elif err["type"] == "value_error" and isinstance(err["input"], dict):
+        found, limit = message, "fields that fit each other"
+    return Mistake(_dotted(_place(value, err)), message, found=found, limit=limit or _WORDY.sub("", err["msg"]))
 
 
 def _follows(err: Any, found: list[Any]) -> bool:
@@ -159,7 +204,7 @@ class YamlFile:
 
     def located(self, mistakes: list[Mistake]) -> list[Mistake]:
         """The mistakes with their lines; a missing field gets the line of its parent. Ordered by line."""
-        found = [Mistake(m.field, m.message, self._line(m.field)) for m in mistakes]
+        found = [replace(m, line=self._line(m.field)) for m in mistakes]
         return sorted(found, key=lambda m: m.line or 0)
 
     def _line(self, field: str) -> int | None:
@@ -179,8 +224,16 @@ def read_yaml(path: Path, what: str) -> YamlFile:
     except (yaml.YAMLError, ValueError) as e:  # ValueError: no UTF-8, or a number of thousands of digits
         mark = getattr(e, "problem_mark", None)
         at = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(e, "problem", None) or str(e)
-        raise InputError("RSD-2006", f"{path}{at}: {problem}", rule="YAML 1.1", next="correct the line") from e
+        coded = isinstance(e, UnicodeDecodeError)
+        problem = "text that is not UTF-8" if coded else getattr(e, "problem", None) or str(e)
+        raise InputError(
+            "RSD-2006",
+            f"{path}{at}: {problem}",
+            rule="YAML 1.1",
+            found=problem,
+            limit="YAML in UTF-8, without anchors, aliases, tags or a key that stands twice",
+            next="save the file as UTF-8" if coded else "correct the line",
+        ) from e
     lines: dict[str, int] = {}
     if node is not None:
         _collect_lines(node, "", lines)

@@ -19,7 +19,7 @@ from compliance.doctor_facts import CertificateFacts, DoorFacts
 from compliance.doctor_law import law_checks, pack_check
 from compliance.errors import InputError
 from compliance.files import read_bytes
-from compliance.identity import Signer, load_signer
+from compliance.identity import Signer, read_signer
 from compliance.law.decide import builtin_packs
 from compliance.law.pack import Pack
 from compliance.law.regions import load_regions
@@ -53,7 +53,7 @@ class Doctor:
         self.config: Fact[Consortium] = Fact("consortium.json", self.home.config)
         # Unexpired or not: an expired trust file still tells who is who, and has a check of its own.
         self.anchor: Fact[Anchor] = Fact("trust.json", self._load_anchor)
-        self.signer: Fact[Signer] = Fact("keys/operator.key", lambda: load_signer(self.path / "keys" / "operator.key"))
+        self.signer: Fact[Signer] = Fact("keys/operator.key", lambda: read_signer(self.path / "keys" / "operator.key"))
         self.private: Fact[DoorFacts] = Fact("the private door", self._private_door)
 
     def _load_anchor(self) -> Anchor:

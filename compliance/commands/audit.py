@@ -46,7 +46,7 @@ audit.add_command(evidence)
 def explain(path: Path, log: str | None, entry: int | None, packs: Path | None) -> Result:
     """Say why something was allowed or denied: rules, citations, what was known, what lacked; and decide it again.
 
-    PATH is a bundle or run folder, the evidence of a log, or a log.db. Without --entry, the denials are listed.
+    PATH is a bundle or run folder, a home, the evidence of a log, or a log.db. Without --entry, the denials are listed.
 
     \b
     Example: residency audit explain bundle --log berlin --entry 12
@@ -82,13 +82,14 @@ def explain(path: Path, log: str | None, entry: int | None, packs: Path | None) 
 def _log(source: Source, log: str | None) -> str:
     if log is None and len(source.decisions) == 1:
         return next(iter(source.decisions))
-    if log is None or log not in source.decisions:
+    known = ", ".join(source.decisions)
+    if log is None:
         raise UsageError(
-            "RSD-3077",
-            "say whose log with --log" if log is None else f"there is no log of {log}",
-            found=log or "no --log",
-            limit=", ".join(source.decisions),
-            next="give one of these names",
+            "RSD-3077", "say whose log with --log", found="no --log", limit=known, next="give one of these names"
+        )
+    if log not in source.decisions:
+        raise InputError(
+            "RSD-3076", f"there is no log of {log}", found=log, limit=known, next="give one of these names with --log"
         )
     return log
 
@@ -166,8 +167,8 @@ def _again(replayed: Replayed) -> str:
 def replay(path: Path, packs: Path | None) -> Result:
     """Make every logged decision again from its logged inputs and the packs and region sets of its day.
 
-    PATH is a bundle or run folder, the evidence of a log, or a log.db. Exits 1 if one comes out otherwise, or cannot
-    be made again because its packs are not at hand.
+    PATH is a bundle or run folder, a home, the evidence of a log, or a log.db. Exits 1 if one comes out otherwise, or
+    cannot be made again because its packs are not at hand.
 
     \b
     Example: residency audit replay bundle

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from compliance.canonical import canonical
 from compliance.cli import Result, command
 from compliance.clock import now, rfc3339
 from compliance.commands.shared import FILE, home_option, out_option
@@ -31,7 +30,7 @@ from compliance.trust.enrol import (
 )
 from compliance.trust.home import OperatorHome
 from compliance.trust.root import Anchor, check_successor, open_trust, parse_trust
-from compliance.trust.tokens import is_retired, retire, take_in
+from compliance.trust.tokens import is_retired, keep_newest, take_in
 
 
 @click.command("invite")
@@ -57,10 +56,12 @@ def invite(site: str, jurisdiction: str, days: int, home: Path, out: Path) -> Re
     invitation = open_invitation(envelope.encode())
     refuse_existing(out)
     place.record({"act": "invite", "site": site, "jurisdiction": jurisdiction, "invitation": invitation.digest})
-    kept = invited(invitation)
-    retired = retire(place, site, invitation.digest)  # first: after a crash in between no invitation holds, not two
-    write_new(place.invitations / f"{invitation.digest}.json", canonical(kept.as_json()) + b"\n")
-    write_durably(out, envelope.encode() + b"\n", private=True)
+    write_durably(out, envelope.encode() + b"\n", private=True)  # first: what nobody can hand over retires nothing
+    try:
+        retired = keep_newest(place, invited(invitation))
+    except BaseException:
+        out.unlink(missing_ok=True)
+        raise
     lines = [
         f"invitation {invitation.digest[:12]} of {site} ({jurisdiction}), until {invitation.token_expires}",
         f"file       {out}, readable by you alone",

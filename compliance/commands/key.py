@@ -12,7 +12,7 @@ from compliance.clock import now, rfc3339
 from compliance.commands.shared import FILE
 from compliance.errors import Refused
 from compliance.files import absolute
-from compliance.identity import ROLES, PublicIdentity, Role, load_public, load_signer, new_signer, save_signer
+from compliance.identity import ROLES, PublicIdentity, Role, load_public, new_signer, read_signer, save_signer
 
 _OFFICE_ROLES = ("signatory", "dpo")
 
@@ -58,7 +58,7 @@ def show(file: Path) -> Result:
     \b
     Example: residency key show office/signatory.pub.json
     """
-    identity = load_signer(file).identity if file.suffix == ".key" else load_public(file)
+    identity = read_signer(file).identity if file.suffix == ".key" else load_public(file)
     return Result(_fields(identity), _lines(identity))
 
 

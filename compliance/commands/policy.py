@@ -14,7 +14,7 @@ from compliance.clock import now, rfc3339
 from compliance.commands.advised import ground, seal_advice
 from compliance.commands.shared import FILE, key_option, load_role, mistakes_result, must_sign_at, out_option
 from compliance.errors import Refused
-from compliance.files import read_bytes, refuse_existing, write_new
+from compliance.files import read_bytes, refuse_existing, write_all_new, write_new
 from compliance.identity import seal
 from compliance.policy import SitePolicy
 from compliance.policy_file import DECISION, PolicyDecision, check_policy_file, open_policy, policy_digest
@@ -165,10 +165,7 @@ def sign(
     if anchor:
         open_policy(anchor, data, str(out), found.site, now())
     beside = out.with_suffix(".decision.json")
-    for path in (out, beside):
-        refuse_existing(path)
-    write_new(beside, reasons.encode() + b"\n")
-    write_new(out, data)
+    write_all_new({beside: reasons.encode() + b"\n", out: data})
     judged = "" if anchor else " (the advice's signature was not judged: no --trust)"
     lines = [f"policy     {out}, digest {signed.digest}", f"decision   {beside}{judged}"]
     return Result({"digest": signed.digest, "file": str(out), "decision_file": str(beside)}, lines)

@@ -23,6 +23,9 @@ home_option: Decorator = click.option(
     "--home", type=FILE, default=Path("server"), show_default=True, help="The operator's folder."
 )
 out_option: Decorator = click.option("--out", type=FILE, required=True, help="The file to write; never overwritten.")
+trust_option: Decorator = click.option(
+    "--trust", "trust_file", type=FILE, help="Judge the study's signature by this trust file."
+)
 key_option: Decorator = click.option("--key", "key_file", type=FILE, required=True, help="The private key (.key).")
 
 
@@ -70,8 +73,17 @@ def need_trust(trust_file: Path | None, what: str) -> Path:
     return trust_file
 
 
+def signature(*, holds: bool) -> Result:
+    """What a command says of the signature on a signed study: that nobody judged it, in words as well."""
+    if holds:
+        return Result({"signature": "holds"})
+    return Result({"signature": "not judged"}, ["signature  not judged: residency study check FILE --trust trust.json"])
+
+
 def mistakes_result(path: Path, mistakes: list[Mistake]) -> Result:
     """Exit 3, with one line for each mistake if there are several."""
-    rows = [{"field": m.field, "message": m.message, "line": m.line} for m in mistakes]
+    rows = [
+        {"field": m.field, "message": m.message, "line": m.line, "found": m.found, "limit": m.limit} for m in mistakes
+    ]
     lines = [str(m) for m in mistakes] if len(mistakes) > 1 else []
     return Result({"mistakes": rows}, lines, mistakes_error(str(path), mistakes))

@@ -20,10 +20,11 @@ from compliance.commands.shared import (
     must_sign_at,
     need_trust,
     out_option,
+    signature,
 )
 from compliance.commands.study_answers import advise, approve, refuse, withdraw
 from compliance.errors import InputError, Refused, ResidencyError
-from compliance.files import read_bytes, refuse_existing, write_new
+from compliance.files import read_bytes, refuse_existing, write_all_new, write_new
 from compliance.identity import Signer, seal
 from compliance.log.store import LogStore
 from compliance.policy import check_study
@@ -63,14 +64,10 @@ def init(out: Path, task: str) -> Result:
     Example: residency study init --out study.yaml --task token_classification
     """
     templates = resources.files("compliance") / "templates"
-    papers = [(out.parent / "papers" / p.name, p.read_bytes()) for p in (templates / "papers").iterdir()]
-    for path, _ in [(out, b""), *papers]:
-        refuse_existing(path)
-    for path, data in papers:
-        write_new(path, data)
-    write_new(out, template(task))
+    papers = {out.parent / "papers" / p.name: p.read_bytes() for p in (templates / "papers").iterdir()}
+    write_all_new({**papers, out: template(task)})
     return Result(
-        {"file": str(out), "papers": sorted(str(p) for p, _ in papers)},
+        {"file": str(out), "papers": sorted(map(str, papers))},
         [
             f"study      {out}",
             f"papers     {out.parent / 'papers'} (invented)",
@@ -94,6 +91,7 @@ def check(file: Path, policy_file: Path | None, trust_file: Path | None, home: P
     mistakes, found = check_file(file)
     if found is None:
         return mistakes_result(file, mistakes)
+    not_ended(found)
     lines = [f"{file}: no mistakes"]
     fields: dict[str, object] = {"mistakes": [], "study": found.name}
     if policy_file is not None:
@@ -103,15 +101,18 @@ def check(file: Path, policy_file: Path | None, trust_file: Path | None, home: P
         check_study(policy, found)
         lines.append(f"inside the policy of site {policy.site}")
         fields["inside_policy_of"] = policy.site
+    judged = _signature(file)
     if trust_file is not None and file.suffix == ".json":
         anchor = load_anchor(trust_file, now())
         _, fields["digest"] = open_study(anchor, read_bytes(file, "study"), str(file), now())
         check_members(found, anchor.trust)
         lines.append(f"signed by the operator, every site is a member; digest {fields['digest']}")
+        judged = signature(holds=True)
     if home is not None:
         more = dry_run(home, file)
+        fields |= signature(holds=True).fields  # an agent judges it by its own trust file
         return Result({**fields, **more.fields}, [*lines, *more.lines], more.error)
-    return Result(fields, lines)
+    return Result({**fields, **judged.fields}, [*lines, *judged.lines])
 
 
 @study.command("show")
@@ -127,12 +128,19 @@ def show(file: Path, home: Path | None) -> Result:
     mistakes, found = check_file(file)
     if found is None:
         return mistakes_result(file, mistakes)
+    judged = _signature(file)
+    shown = {"study": found.as_json(), **judged.fields}
     if home is None:
-        return Result({"study": found.as_json()}, _shown(found))
+        return Result(shown, [*_shown(found), *judged.lines])
     answers = _answers(OperatorHome(home), found)
     columns = ("site", "kind", "at", "reason")
     lines = table(["site", "answer", "at", "reason"], [[a[c] for c in columns] for a in answers])
-    return Result({"study": found.as_json(), "answers": answers}, [*_shown(found), *lines])
+    return Result({**shown, "answers": answers}, [*_shown(found), *judged.lines, *lines])
+
+
+def _signature(file: Path) -> Result:
+    """What is to be said of the signature of a file by whoever did not judge it."""
+    return signature(holds=False) if file.suffix == ".json" else Result({"signature": "none"})
 
 
 def _answers(place: OperatorHome, found: Study) -> list[dict[str, str]]:
@@ -166,6 +174,7 @@ def sign(file: Path, key_file: Path, out: Path) -> Result:
     if found is None:
         return mistakes_result(file, mistakes)
     _must_be_operator(found, signer)
+    not_ended(found)
     must_sign_at(signer, found.issued)
     envelope = seal(found.as_json(), signer)
     write_new(out, envelope.encode() + b"\n")

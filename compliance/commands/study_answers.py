@@ -18,19 +18,19 @@ from compliance.answers import (
     open_advice,
     open_approval,
 )
-from compliance.canonical import canonical, sha256_hex
+from compliance.canonical import parse_canonical
 from compliance.cli import Result, command
 from compliance.clock import now, rfc3339
 from compliance.commands.advised import seal_advice
-from compliance.commands.shared import FILE, key_option, load_role, must_sign_at, out_option
-from compliance.errors import Refused
+from compliance.commands.shared import FILE, key_option, load_role, must_sign_at, out_option, signature, trust_option
+from compliance.errors import CheckFailed, Refused
 from compliance.files import read_bytes, refuse_existing, write_new
 from compliance.identity import Signer, seal
 from compliance.policy import check_study
 from compliance.policy_file import open_policy
 from compliance.study import SiteTerms, Study, open_study
 from compliance.study_desk import check_members, check_noise, not_ended
-from compliance.study_file import signed_payload
+from compliance.study_file import signed_envelope
 from compliance.trust.root import Anchor, load_anchor
 from compliance.validation import load_model
 
@@ -40,24 +40,28 @@ from compliance.validation import load_model
 @key_option
 @click.option("--favourable/--unfavourable", default=None, help="What the DPO advises; give one.")
 @click.option("--text", required=True, help="The advice in words.")
+@trust_option
 @out_option
 @command("residency.study.advise/1")
-def advise(file: Path, key_file: Path, favourable: bool | None, text: str, out: Path) -> Result:
+def advise(
+    file: Path, key_file: Path, favourable: bool | None, text: str, trust_file: Path | None, out: Path
+) -> Result:
     """Sign the data-protection officer's advice on a signed study; the officer advises and does not decide.
 
     \b
-    Example: residency study advise study.json --key dpo.key --favourable --text "Proportionate." --out advice.json
+    Example: residency study advise study.json --key dpo.key --favourable --text "Proportionate." \\
+               --trust trust.json --out advice.json
     """
     if favourable is None:
         raise click.UsageError("give --favourable or --unfavourable")
     signer = load_role(key_file, "dpo", "advise")
-    study, digest = _read(file)
+    study, digest, judged = _read(file, trust_file)
     _own_terms(study, signer)
     envelope = seal_advice(signer, "study", digest, favourable, text)
     write_new(out, envelope.encode() + b"\n")
     word = "favourable" if favourable else "unfavourable"
-    lines = [f"{word} advice of {signer.identity.holder} on study {study.name} {digest[:12]}: {out}"]
-    return Result({"digest": envelope.digest, "study": digest, "file": str(out)}, lines)
+    lines = [f"{word} advice of {signer.identity.holder} on study {study.name} {digest[:12]}: {out}", *judged.lines]
+    return Result({"digest": envelope.digest, "study": digest, "file": str(out), **judged.fields}, lines)
 
 
 @click.command("approve")
@@ -113,39 +117,45 @@ def approve(
 @click.argument("file", type=FILE)
 @key_option
 @click.option("--reason", required=True, help="Why the site does not take part.")
+@trust_option
 @out_option
 @command("residency.study.refuse/1")
-def refuse(file: Path, key_file: Path, reason: str, out: Path) -> Result:
+def refuse(file: Path, key_file: Path, reason: str, trust_file: Path | None, out: Path) -> Result:
     """Sign the site's refusal of a study, with the reason; it is final for that study.
 
     \b
     Example: residency study refuse study.json --key signatory.key --reason "No ethics opinion." --out refusal.json
     """
-    return _declined(file, key_file, reason, out, Refusal)
+    return _declined(file, trust_file, load_role(key_file, "signatory", "refuse a study"), reason, out, Refusal)
 
 
 @click.command("withdraw")
 @click.argument("file", type=FILE)
 @key_option
 @click.option("--reason", required=True, help="Why the site's approval is taken back.")
+@trust_option
 @out_option
 @command("residency.study.withdraw/1")
-def withdraw(file: Path, key_file: Path, reason: str, out: Path) -> Result:
+def withdraw(file: Path, key_file: Path, reason: str, trust_file: Path | None, out: Path) -> Result:
     """Sign the withdrawal of the site's approval of a study, with the reason; it is final for that study.
 
     \b
     Example: residency study withdraw study.json --key signatory.key --reason "Incident at our site." --out back.json
     """
-    return _declined(file, key_file, reason, out, Withdrawal)
+    signer = load_role(key_file, "signatory", "withdraw from a study")
+    return _declined(file, trust_file, signer, reason, out, Withdrawal)
 
 
-def _declined(file: Path, key_file: Path, reason: str, out: Path, model: type[Refusal] | type[Withdrawal]) -> Result:
-    schema, act, done = {
-        Refusal: (REFUSAL, "refuse a study", "refused"),
-        Withdrawal: (WITHDRAWAL, "withdraw from a study", "withdrawn"),
-    }[model]
-    signer = load_role(key_file, "signatory", act)
-    study, digest = _read(file)
+def _declined(
+    file: Path,
+    trust_file: Path | None,
+    signer: Signer,
+    reason: str,
+    out: Path,
+    model: type[Refusal] | type[Withdrawal],
+) -> Result:
+    schema, done = {Refusal: (REFUSAL, "refused"), Withdrawal: (WITHDRAWAL, "withdrawn")}[model]
+    study, digest, judged = _read(file, trust_file)
     _own_terms(study, signer)
     record = {
         "schema": schema,
@@ -157,14 +167,31 @@ def _declined(file: Path, key_file: Path, reason: str, out: Path, model: type[Re
     }
     envelope = seal(load_model(model, record, "RSD-2206", "answer").as_json(), signer)
     write_new(out, envelope.encode() + b"\n")
-    lines = [f"{done:<10} study {study.name} {digest[:12]} for {signer.identity.holder}: {out}"]
-    return Result({"digest": envelope.digest, "study": digest, "file": str(out)}, lines)
+    lines = [f"{done:<10} study {study.name} {digest[:12]} for {signer.identity.holder}: {out}", *judged.lines]
+    return Result({"digest": envelope.digest, "study": digest, "file": str(out), **judged.fields}, lines)
 
 
-def _read(file: Path) -> tuple[Study, str]:
-    """A signed study and its digest, the signature not judged: an answer names the digest and moves nothing."""
-    payload = signed_payload(file)
-    return load_model(Study, payload, "RSD-2007", str(file)), sha256_hex(canonical(payload))
+def _read(file: Path, trust_file: Path | None) -> tuple[Study, str, Result]:
+    """A study that somebody signed, its digest, and what is to be said of the signature.
+
+    With a trust file it must be the operator's; without one nobody judges whose it is. Raises what `open_study` raises,
+    CheckFailed RSD-6011 for a study without a signature.
+    """
+    if trust_file is not None:
+        study, digest = open_study(load_anchor(trust_file, now()), read_bytes(file, "study"), str(file), now())
+        return study, digest, signature(holds=True)
+    envelope = signed_envelope(file)
+    if not envelope.signatures:
+        raise CheckFailed(
+            "RSD-6011",
+            f"nobody signed {file}",
+            rule="people answer to a study that its operator signed",
+            found="no signature",
+            limit="the operator's signature",
+            next="ask the operator for the file that residency study sign wrote",
+        )
+    study = load_model(Study, parse_canonical(envelope.payload, str(file)), "RSD-2007", str(file))
+    return study, envelope.digest, signature(holds=False)
 
 
 def _inside_policy(anchor: Anchor, study: Study, signer: Signer, policy_file: Path) -> str:

@@ -1,7 +1,7 @@
 """Decisions in logs, read where they lie and made again from what was logged and the packs of their day.
 
-A source is a bundle or run folder, the evidence of one log, or an agent's or operator's log.db. Nothing is judged here
-but whether the decision follows: signatures and completeness are `verify`'s.
+A source is a bundle or run folder, the evidence of one log, or an agent's or operator's home or log.db. Nothing is
+judged here but whether the decision follows: signatures and completeness are `verify`'s.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def read_source(path: Path, packs: Path | None = None) -> Source:
     if packs is not None:
         _add(packs, found_packs, found_regions)
     study = None
-    if path.is_dir():
+    if (path / "log.db").is_file():
+        logs = _database(path / "log.db")
+    elif path.is_dir():
         contents = Contents(read_folder(path))
         if "regions.yaml" in contents.files:
             found_regions[contents.regions.digest] = contents.regions
@@ -85,7 +87,7 @@ def read_source(path: Path, packs: Path | None = None) -> Source:
             f"{path} holds no decisions",
             rule="decisions stand in the logs of sites and operator",
             found=", ".join(logs) or "no log",
-            limit="a bundle, a run folder, the evidence of a log, or a log.db",
+            limit="a bundle, a run folder, a home, the evidence of a log, or a log.db",
             next="give one of those",
         )
     return Source(decisions, found_packs, found_regions, study)

@@ -18,7 +18,7 @@ from pathlib import Path
 from compliance.canonical import canonical, parse_json, sha256_hex
 from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import Refused
-from compliance.files import read_bytes, write_durably
+from compliance.files import read_bytes, write_all_new, write_durably
 from compliance.trust.enrol import TOKEN, EnrolmentRequest, Invited, check_request
 from compliance.trust.home import OperatorHome
 
@@ -57,16 +57,18 @@ def invited_by(place: OperatorHome, token: str, at: datetime) -> Invited:
     return found
 
 
-def retire(place: OperatorHome, site: str, newer: str) -> list[str]:
-    """Retire all invitations of `site` but the one with the digest `newer`; their digests. On disk on return."""
-    retired = []
+def keep_newest(place: OperatorHome, invited: Invited) -> list[str]:
+    """Keep what is to be kept of an invitation, and retire all others of its site; their digests. On disk on return.
+
+    If one file cannot be written, nothing has changed. After a crash in between no invitation holds, not two.
+    """
     with _alone(place):
-        for path in sorted(place.invitations.glob("*.json")):
-            older = place.read_invited(path)
-            if older.site == site and older.invitation != newer and not is_retired(place, older):
-                write_durably(_mark(place, older), canonical({"by": newer, "at": rfc3339(now())}))
-                retired.append(older.invitation)
-    return retired
+        known = [place.read_invited(path) for path in sorted(place.invitations.glob("*.json"))]
+        older = [i for i in known if i.site == invited.site and not is_retired(place, i)]
+        mark = canonical({"by": invited.invitation, "at": rfc3339(now())})
+        kept = place.invitations / f"{invited.invitation}.json"
+        write_all_new({**{_mark(place, i): mark for i in older}, kept: canonical(invited.as_json()) + b"\n"})
+    return [i.invitation for i in older]
 
 
 def is_retired(place: OperatorHome, invited: Invited) -> bool:

@@ -14,7 +14,7 @@ import click
 import pytest
 
 from compliance.codes_index import index
-from tests.desk import ok, refused, run
+from tests.desk import day, ok, policy_raw, refused, run, write_yaml
 
 ROOT = Path(__file__).parents[2]
 _CODE = re.compile(r"RSD-[0-9]{4}")
@@ -28,6 +28,21 @@ def test_new_and_show(tmp_path: Path) -> None:
         assert shown["keyid"] == made["keyid"]
         assert "private" not in json.dumps(shown).lower()
     assert "PRIVATE" not in run("key", "show", tmp_path / "signatory.key").output
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
+def test_a_key_that_others_may_read_signs_nothing(tmp_path: Path, mode: int) -> None:
+    ok("key", "new", "--role", "signatory", "--holder", "berlin", "--out", tmp_path)
+    key, out = tmp_path / "signatory.key", tmp_path / "signed.json"
+    write_yaml(tmp_path / "policy.yaml", policy_raw(issued=day(0)))
+    sign = ("policy", "sign", tmp_path / "policy.yaml", "--key", key, "--without-advice", "none", "--out", out)
+    key.chmod(mode)
+    error = refused(3, "RSD-6022", *sign)
+    assert (error["found"], error["limit"]) == (f"mode {mode:04o}", "mode 0600")
+    assert f"chmod 600 {key}" in error["next"]
+    assert not out.exists()
+    key.chmod(0o400)
+    ok(*sign)
 
 
 def test_new_never_overwrites(tmp_path: Path) -> None:

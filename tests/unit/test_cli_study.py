@@ -360,3 +360,54 @@ def test_policy_against_advice(office: Office) -> None:
     refused(4, "RSD-2203", *base)
     ok(*base, "--against-advice", "Needed for public health.")
     assert ok("policy", "show", out)["policy"]["site"] == "berlin"
+
+
+def test_an_unjudged_signature_is_said_to_be_unjudged(office: Office) -> None:
+    root, trust = office.root, ("--trust", office.trust)
+    study = root / "study.json"
+    for words in (("check", study), ("show", study)):
+        assert ok("study", *words)["signature"] == "not judged"
+        assert "signature  not judged" in run("study", *words).stdout
+    assert ok("study", "check", study, *trust)["signature"] == "holds"
+    assert "not judged" not in run("study", "check", study, *trust).stdout
+    assert ok("study", "check", root / "study.yaml")["signature"] == "none"
+
+
+def test_nobody_answers_a_study_that_the_operator_did_not_sign(office: Office) -> None:
+    root, out = office.root, office.root / "answer.json"
+    payload = json.loads(parse_envelope(read_bytes(root / "study.json", "x"), "x").payload)
+    forged = sealed(root / "forged.json", payload, load_signer(office.key("leeds", "signatory")))
+    bare = root / "bare.json"
+    bare.write_bytes(seal(payload).encode() + b"\n")
+    dpo, signatory = ("--key", office.key("berlin", "dpo")), ("--key", office.key("berlin", "signatory"))
+    commands = (
+        ("advise", *dpo, "--favourable", "--text", "t"),
+        ("refuse", *signatory, "--reason", "r"),
+        ("withdraw", *signatory, "--reason", "r"),
+    )
+    for name, *options in commands:
+        error = refused(1, "RSD-6011", "study", name, bare, *options, "--out", out)
+        assert (error["found"], error["limit"]) == ("no signature", "the operator's signature")
+        refused(1, "RSD-6011", "study", name, forged, *options, "--trust", office.trust, "--out", out)
+        assert not out.exists()
+        unjudged = ok("study", name, root / "study.json", *options, "--out", root / f"{name}.1.json")
+        judged = ok(
+            "study", name, root / "study.json", *options, "--trust", office.trust, "--out", root / f"{name}.2.json"
+        )
+        assert (unjudged["signature"], judged["signature"]) == ("not judged", "holds")
+        said = run("study", name, root / "study.json", *options, "--out", root / f"{name}.3.json").stdout
+        assert "signature  not judged" in said
+
+
+def test_advice_on_another_study_shows_both_studies(office: Office) -> None:
+    changed = resigned(office, "changed.json", description="Another.")
+    advised, asked = (parse_envelope(read_bytes(p, "x"), "x").digest for p in (office.root / "study.json", changed))
+    error = refused(4, "RSD-2202", *approve(office, study=changed))
+    assert (error["found"], error["limit"]) == (f"study {advised[:12]}", f"study {asked[:12]}")
+
+
+def test_a_study_that_is_over_is_not_signed(office: Office) -> None:
+    path = write_yaml(office.root / "over.yaml", study_raw(starts="2020-01-01", ends="2020-02-01"))
+    out = office.root / "over.json"
+    refused(4, "RSD-2008", "study", "sign", path, "--key", office.operator_key, "--out", out)
+    assert not out.exists()

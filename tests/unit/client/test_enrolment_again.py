@@ -27,7 +27,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("kit")
     config = Consortium(
         schema="residency.consortium/1", name="thyroid", operator={"name": "hub", "jurisdiction": "IE"},
-        threshold=1, server=DOOR, governance=DOOR, enrolment=DOOR,
+        threshold=1, server=DOOR, governance="127.0.0.1:9093", enrolment="127.0.0.1:9094",
     )  # fmt: skip
     ca = make_tls(root / "tls").ca.read_text()
     file = root / "kit.json"

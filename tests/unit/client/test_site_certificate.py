@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tls = make_tls(root / "tls")
     config = Consortium(
         schema="residency.consortium/1", name="thyroid", operator={"name": "hub", "jurisdiction": "IE"},
-        threshold=1, server=DOOR, governance=DOOR, enrolment=DOOR,
+        threshold=1, server=DOOR, governance="127.0.0.1:9093", enrolment="127.0.0.1:9094",
     )  # fmt: skip
     invitation = make_invitation(config, WORLD.operator, "berlin", "DE", tls.ca.read_text())
     (root / "kit.json").write_bytes(invitation.encode())

@@ -8,7 +8,7 @@ import pytest
 
 from compliance.errors import InputError
 from compliance.files import write_new
-from compliance.validation import Mistake, read_yaml
+from compliance.validation import Mistake, read_yaml, shown
 
 
 def parsed(tmp_path: Path, text: str) -> object:
@@ -94,3 +94,12 @@ def test_write_new_never_overwrites(tmp_path: Path) -> None:
         assert e.value.code == "RSD-2009"
     assert (tmp_path / "there").read_text() == "old"
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("value", ["a\nb", "\x1b[2J", "\ud800", "x" * 500, {"k": "secret"}, ["secret"] * 9, None, 1])
+def test_a_value_is_shown_short_and_printable_and_nothing_inside_of_it(value: object) -> None:
+    """An error travels as printable text: with anything else the other side would not know it again."""
+    text = shown(value)
+    assert text.isprintable()
+    assert len(text) <= 80
+    assert "secret" not in text

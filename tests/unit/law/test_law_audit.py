@@ -125,9 +125,16 @@ def test_what_was_said_before_any_rule_was_asked(log):
 
 def test_an_entry_or_log_that_is_not_there(log, tmp_path):
     refused(3, "RSD-3076", "audit", "explain", log, "--entry", 0)
-    refused(2, "RSD-3077", "audit", "explain", log, "--log", "lyon", "--entry", 2)
+    for more in ((), ("--entry", 2)):
+        error = refused(3, "RSD-3076", "audit", "explain", log, "--log", "lyon", *more)
+        assert (error["found"], error["limit"]) == ("lyon", "berlin")
     refused(3, "RSD-3075", "audit", "explain", _log(tmp_path / "empty", []))
     refused(3, "RSD-2005", "audit", "replay", tmp_path / "nothing")
+
+
+def test_a_home_is_read_by_its_log(log):
+    for command in ("explain", "replay"):
+        assert ok("audit", command, log.parent) == ok("audit", command, log)
 
 
 def test_replay_counts(log):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from compliance import files
 from compliance.clock import now
-from compliance.commands import consortium_admit
-from compliance.errors import EnvironmentFault, Refused, ResidencyError
+from compliance.errors import Refused, ResidencyError
 from compliance.trust import tokens
 from compliance.trust.enrol import Invitation, make_request, open_invitation
 from compliance.trust.home import OperatorHome
@@ -113,15 +114,26 @@ def test_a_newer_invitation_retires_a_stolen_kit(place: OperatorHome, kit: Invit
 def test_after_a_crash_while_a_kit_is_renewed_none_holds(
     place: OperatorHome, kit: Invitation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(path: Path, data: bytes) -> None:
-        raise EnvironmentFault("RSD-7001", f"disk full: {path} {len(data)}")
+    write = files.write_durably
 
-    monkeypatch.setattr(consortium_admit, "write_new", dies)
-    refused(7, "RSD-7001", "consortium", "invite", "berlin", "--jurisdiction", "DE", "--home", place.root,
-            "--out", tmp_path / "new.json")  # fmt: skip
-    with pytest.raises(Refused) as e:
-        tokens.redeem(place, kit.token, request(kit))
-    assert e.value.code == "RSD-6223"
+    def dies(path: Path, data: bytes) -> None:
+        write(path, data)
+        if path.suffix == ".retired":
+            os._exit(9)
+
+    monkeypatch.setattr(files, "write_durably", dies)
+    if not (child := os.fork()):
+        try:
+            ok("consortium", "invite", "berlin", "--jurisdiction", "DE", "--home", place.root,
+               "--out", tmp_path / "new.json")  # fmt: skip
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    new = open_invitation((tmp_path / "new.json").read_bytes())
+    for one, code in ((kit, "RSD-6223"), (new, "RSD-6212")):
+        with pytest.raises(Refused) as e:
+            tokens.redeem(place, one.token, request(one))
+        assert e.value.code == code
 
 
 @pytest.mark.parametrize("wrong", ["", "0" * 64, "é" * 64, "x" * 1_000_000])
