@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -67,11 +68,13 @@ def serve() -> None:
 def _fork(order: Order) -> int:
     child = os.fork()
     if child:
-        os.setpgid(child, child)
+        with suppress(ProcessLookupError):  # it may be over
+            os.setpgid(child, child)
         _tell(order.started, child)
         return child
     code = 1
     try:
+        os.setpgid(0, 0)  # both do: whoever comes first, neither goes on before it holds
         _be(order)
         code = 0
     except SystemExit as e:
