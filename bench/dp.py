@@ -21,6 +21,7 @@ from typing import Any, Final
 import torch
 
 from bench.dp_cases import Case, Job
+from bench.dp_limits import judged, told
 from bench.dp_ours import ours
 from bench.dp_peers import Step, opacus_ghost, opacus_hooks, peft, twin
 from compliance.canonical import Json
@@ -58,7 +59,8 @@ def measure(cases: Sequence[Case], turns: int, say: Callable[[str], None], *, me
         seconds[case.name] = round(time.monotonic() - start, 1)
     start = time.monotonic()
     peaks: Iterable[dict[str, Json]] = _memory(cases, say) if memory else [{"peak_mib": {}}] * len(cases)
-    out: list[Json] = [{**fields, **peak} for fields, peak in zip(figures, peaks, strict=True)]
+    both = [{**fields, **peak} for fields, peak in zip(figures, peaks, strict=True)]
+    out: list[Json] = [{**case, "limits": judged(case)} for case in both]
     seconds["memory"] = round(time.monotonic() - start, 1)
     return {
         "cases": out,
@@ -182,4 +184,5 @@ def lines(found: dict[str, Any]) -> list[str]:
         ratios = ", ".join(f"{mode} {value}" for mode, value in case["ratio_to_peft"].items())
         memory = ", ".join(f"{mode} {value:.0f}" for mode, value in case["peak_mib"].items())
         out.append(f"{name}: {ratios}" + (f"; MiB: {memory}" if memory else ""))
+        out += [f"  {told(case)}"] if case["limits"] else []
     return out

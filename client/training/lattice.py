@@ -32,9 +32,10 @@ _TABLED = 4.5  # standard deviations whose thresholds are tabled; 7 words in 10^
 _BLOCKED = 6.0  # ... whose thresholds are made again block by block; one word in 5 * 10^8 is beyond
 _BLOCK = 256  # thresholds of a block
 _BLOCKS = 32  # made again at a time: they stay in the cache
-_GUIDE = 17  # bits of a word that the guide looks up
-_INSIDE = 2  # thresholds that may lie between two of its entries, each worth a look
-_GUIDED = 1 << 16  # samples from which on the guide is worth its making
+_GUIDES = (  # samples from which on a guide is worth its making, bits of a word that it looks up, looks at thresholds
+    (1 << 20, 20, 1),
+    (1 << 16, 17, 2),
+)
 _CHUNK = 1 << 14  # samples at a time: what is between words and samples stays in the cache; whole blocks
 _HIGH, _LOW = 63, 40  # bits of the weights: in the first word, and in the second where the first does not decide
 _TOP = 32  # of the 63 bits, the ones that the table holds
@@ -124,14 +125,14 @@ class RoundedGaussian:
             some[:] = part[0][: some.size] >> np.uint64(_HIGH - _TOP)
             first = at // _BLOCK + 1
             self._starts[:, first : first + _CHUNK // _BLOCK] = [bits[_BLOCK - 1 :: _BLOCK] for bits in part]
-        self._guide: npt.NDArray[np.uint32] | None = None
+        self._guide: _Guide | None = None
         self.tv_error = _magnitudes_of(scale) * 2.0 ** -(_HIGH + _LOW) + _TAIL_MASS
 
     def sample(self, stream: Stream, count: int) -> Integers:
         """`count` independent samples, shape (count,), int64."""
         out = np.empty(count, np.int64)
-        if self._guide is None and count >= _GUIDED:
-            self._guide = _guide(self._tops)
+        if self._guide is None:
+            self._guide = next((_Guide(self._tops, bits, looks) for n, bits, looks in _GUIDES if count >= n), None)
         open_ = [(np.empty(0, np.int64), np.empty(0, np.uint64))]
         for at in range(0, count, _CHUNK):
             words = stream.words(min(_CHUNK, count - at))
@@ -145,17 +146,9 @@ class RoundedGaussian:
     def _looked_up(self, tops: npt.NDArray[np.uint32]) -> tuple[Integers, Integers]:
         """How many thresholds are at or below each word, by its first 32 bits; and at which places they do not decide.
 
-        By search, or where the guide knows, by two looks.
+        By search, or where the guide knows, by a look or two.
         """
-        if self._guide is None:
-            found = np.searchsorted(self._tops, tops, side="right")
-        else:
-            entry = self._guide.take(tops >> np.uint32(_TOP - _GUIDE))
-            found = (entry >> 1).astype(np.int64)
-            for _ in range(_INSIDE):
-                found += self._tops.take(found, mode="clip") <= tops
-            many = np.flatnonzero(entry & 1)
-            found[many] = np.searchsorted(self._tops, tops[many], side="right")
+        found = np.searchsorted(self._tops, tops, side="right") if self._guide is None else self._guide.find(tops)
         beyond, equal = found >= self._tops.size, self._tops.take(found - 1, mode="wrap") == tops
         return found, np.flatnonzero(beyond | equal)
 
@@ -201,17 +194,28 @@ def _signed(magnitude: Integers, words: Words) -> Integers:
     return (magnitude ^ -sign) + sign
 
 
-def _guide(tops: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """For each first 17 bits of a word: how many thresholds are below, and 1 bit, whether more than two are inside.
+class _Guide:
+    """For each first `bits` bits of a word, where its thresholds begin: a search in `looks` steps for most words."""
 
-    The last of the 2^17 has more.
-    """
-    found = np.empty(1 << _GUIDE, np.uint32)
-    for at in range(0, found.size, _CHUNK):
-        edges = np.arange(at, at + _CHUNK + 1, dtype=np.uint64) << np.uint64(_TOP - _GUIDE)
-        below = np.searchsorted(tops, np.minimum(edges, 2**_TOP - 1).astype(np.uint32), side="left")
-        found[at : at + _CHUNK] = (below[:-1] << 1) | (np.diff(below) > _INSIDE)
-    return found
+    def __init__(self, tops: npt.NDArray[np.uint32], bits: int, looks: int) -> None:
+        self._tops, self._looks, self._shift = tops, looks, np.uint32(_TOP - bits)
+        # thresholds below, and 1 bit, whether more than `looks` are inside
+        self._below = np.empty(1 << bits, np.uint32)
+        for at in range(0, self._below.size, _CHUNK):
+            edges = np.arange(at, at + _CHUNK + 1, dtype=np.uint64) << np.uint64(self._shift)
+            below = np.searchsorted(tops, np.minimum(edges, 2**_TOP - 1).astype(np.uint32), side="left")
+            self._below[at : at + _CHUNK] = (below[:-1] << 1) | ((np.diff(below) > looks) | (below[:-1] == tops.size))
+        self._below[-1] |= 1  # the last has no upper edge
+
+    def find(self, words: npt.NDArray[np.uint32]) -> Integers:
+        """How many thresholds are at or below each word."""
+        entry = self._below.take(words >> self._shift)
+        found = (entry >> 1).astype(np.int64)
+        for _ in range(self._looks):
+            found += self._tops.take(found, mode="clip") <= words
+        many = np.flatnonzero(entry & 1)
+        found[many] = np.searchsorted(self._tops, words[many], side="right")
+        return found
 
 
 def _magnitudes_of(scale: float) -> int:

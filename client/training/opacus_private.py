@@ -27,6 +27,7 @@ from client.training.per_sample.summed import SummedLinear, add_up, squared_leng
 
 Integers = npt.NDArray[np.int64]
 Trained = Sequence[tuple[str, nn.Parameter]]
+_BLOCK = 1 << 16
 _HOOKED = (nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.Conv2d)
 
 
@@ -250,11 +251,14 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
         total = self._summed_up()
         if not self._sums:
             return total
-        names = [layer.name for layer in self._source.summed]
-        large = {n: torch.round(s.mul_(1 / self._lattice.gamma)).long() for n, s in zip(names, self._sums, strict=True)}
-        small = zip(self._named, self._ordered, strict=True)
-        flat = iter(torch.split(total, [p.numel() for n, p in small if n not in large]))
-        return torch.cat([large[n] if n in large else next(flat) for n in self._named])
+        large = {layer.name: s for layer, s in zip(self._source.summed, self._sums, strict=True)}
+        sizes = [p.numel() for p in self._ordered]
+        small = zip(self._named, sizes, strict=True)
+        flat = iter(torch.split(total, [size for n, size in small if n not in large]))
+        out = torch.empty(sum(sizes), dtype=torch.int64, device=total.device)
+        for name, part in zip(self._named, torch.split(out, sizes), strict=True):
+            part.copy_(large[name].mul_(1 / self._lattice.gamma).round_() if name in large else next(flat))
+        return out
 
     @torch.no_grad()
     def add_noise(self) -> None:
@@ -266,7 +270,7 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
         self._observe(StepSeen(clipped, noisy, torch.cat(self._norms), self._non_finite, self._sum_error))
         self._clear()
         device = self._ordered[0].device
-        self._released = noisy.double().mul_(self._lattice.gamma).float().to(device, non_blocking=True)
+        self._released = _floats(noisy, self._lattice.gamma).to(device, non_blocking=True)
         parts = torch.split(self._released, [p.numel() for p in self._ordered])
         for p, part in zip(self._ordered, parts, strict=True):
             p.grad = part.view(p.shape)
@@ -285,3 +289,12 @@ class LatticeOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def _weights(self) -> torch.Tensor:
         return torch.cat([p.detach().flatten() for p in self._ordered])
+
+
+def _floats(steps: torch.Tensor, gamma: float) -> torch.Tensor:
+    """float32(steps * gamma) of int64 (d,), each product in float64; on a CPU by blocks that stay in its cache."""
+    out = torch.empty(len(steps), dtype=torch.float32, device=steps.device)
+    width = _BLOCK if steps.device.type == "cpu" else max(1, len(steps))
+    for some, part in zip(torch.split(steps, width), torch.split(out, width), strict=True):
+        part.copy_(some.double().mul_(gamma))
+    return out

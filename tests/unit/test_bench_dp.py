@@ -11,6 +11,7 @@ import torch
 
 from bench import dp
 from bench.dp_cases import CASES, SHORT, Case, Job
+from bench.dp_limits import judged, told
 from bench.dp_peers import batch_of, classifier
 from compliance.errors import EnvironmentFault
 
@@ -88,6 +89,31 @@ def test_a_cached_case_says_how_many_times_quicker() -> None:
     found = dp._figures(Case("minilm-l6", "lora-all", 8, 3, layers=2, cached=True), laps)
     assert found["times_quicker"] == {"than_peft_on_these_layers": 2.0, "than_peft_on_all_layers": 4.0}
     assert found["prefix_cache"] is True
+
+
+def _printed(case: Case, **more: object) -> dict[str, object]:
+    laps = {"peft": [1.0], "ours": [1.0], **({} if case.trained == "full" or case.cached else {"twin": [1.0]})}
+    laps |= {"peft_all_layers": [2.0]} if case.layers else {}
+    return {**dp._figures(case, laps), **more}
+
+
+def test_each_limit_of_a_case_is_judged() -> None:
+    adapters, small, full, cached = (_printed(CASES[i]) for i in (1, 2, 3, 7))
+    assert {n: one["within"] for n, one in judged({**adapters, "peak_to_twin": 1.1}).items()} == {
+        "time_to_peft": True, "time_to_twin": True, "peak_to_twin": True,
+    }  # fmt: skip
+    slow = {**adapters, "ratio_to_peft": {"ours": 1.051}, "ratio_to_twin": 1.101, "peak_to_twin": 1.101}
+    assert [one["within"] for one in judged(slow).values()] == [False, False, False]
+    assert judged({**small, "peak_to_twin": 1.2}) == {"peak_to_twin": {"value": 1.2, "limit": 1.1, "within": False}}
+    assert judged(full) == {"time_to_peft": {"value": 1.0, "limit": 1.35, "within": True}}
+    assert not judged({**full, "ratio_to_peft": {"ours": 1.351}})["time_to_peft"]["within"]  # type: ignore[index]
+    assert {n: one["within"] for n, one in judged(cached).items()} == {
+        "times_quicker_than_peft_on_these_layers": False, "times_quicker_than_peft_on_all_layers": False,
+    }  # fmt: skip
+    quick = {**cached, "times_quicker": {"than_peft_on_these_layers": 1.7, "than_peft_on_all_layers": 2.5}}
+    assert all(one["within"] for one in judged(quick).values())
+    assert "BELOW 1.7" in told({**cached, "limits": judged(cached)})
+    assert "ABOVE 1.05" in told({**slow, "limits": judged(slow)})
 
 
 def test_every_case_of_the_benchmark_has_its_modes() -> None:

@@ -90,7 +90,7 @@ class SummedLinear:
         float64 (units,): squared length of each unit's clipped gradient, in lattice steps of `gamma`.
         """
         if self._by_gram:
-            into.add_(exact(self.weighted_sum(by.plain)).double())
+            into.add_(exact(self.weighted_sum(by.plain)))
             return (self._squared * by.steps.double().square()).masked_fill(by.bad, 0.0)
         squared, at = torch.zeros(len(by.bad), dtype=torch.float64, device=by.bad.device), 0
         whole = into.view(self.shape)

@@ -12,10 +12,11 @@ from scipy.special import chdtrc, log_ndtr, ndtr
 from client.training.keystream import Keystream, poisson_mask
 from client.training.lattice import (
     _BLOCK,
+    _GUIDES,
     TAIL,
     Lattice,
     RoundedGaussian,
-    _guide,
+    _Guide,
     _thresholds,
     _weights,
     tv_error_femto,
@@ -129,13 +130,13 @@ def test_a_word_beyond_the_last_weight_is_drawn_again():
     assert sampler.sample(GivenWords(last, 0, 8, 0), 1).tolist() == [0]
 
 
-@pytest.mark.parametrize("guided", [False, True])
-def test_a_word_beside_any_threshold_needs_no_further_word(guided):
+@pytest.mark.parametrize("guide", [None, *(bits_looks for _, *bits_looks in _GUIDES)])
+def test_a_word_beside_any_threshold_needs_no_further_word(guide):
     """Where its first bits do not decide, at the borders of blocks, beyond the table and beyond all blocks."""
     scale = 4096.0
     sampler = RoundedGaussian(scale)
-    if guided:
-        sampler._guide = _guide(sampler._tops)
+    if guide:
+        sampler._guide = _Guide(sampler._tops, *guide)
     every = np.concatenate([high for high, _ in _thresholds(scale)])
     assert every.size == TAIL * scale + 1 > sampler._starts.shape[1] * _BLOCK > sampler._tops.size
     assert (every[: sampler._tops.size] >> np.uint64(31) == sampler._tops).all()
@@ -164,7 +165,19 @@ def test_the_tables_take_little_memory():
     """Counted against the benchmark's bound on memory: at the largest scale that there is."""
     sampler = RoundedGaussian(70_000.0)
     sampler.sample(Keystream.fresh(), 1 << 16)
-    assert sampler._tops.nbytes + sampler._guide.nbytes + sampler._starts.nbytes <= 7 << 18
+    assert sampler._tops.nbytes + sampler._guide._below.nbytes + sampler._starts.nbytes <= 7 << 18
+
+
+@pytest.mark.parametrize(("count", "bits", "looks"), _GUIDES)
+def test_a_guide_finds_what_a_search_finds(count, bits, looks):
+    """Also for the first and the last words, and at every threshold."""
+    sampler = RoundedGaussian(41_234.5)
+    sampler.sample(Keystream.fresh(), count)
+    assert sampler._guide._below.size == 1 << bits
+    ends = np.array([0, 1, 2**32 - 2, 2**32 - 1], np.uint32)
+    words = np.concatenate([ends, sampler._tops, sampler._tops - np.uint32(1), np.arange(0, 2**32, 4099, np.uint32)])
+    assert (sampler._guide.find(words) == np.searchsorted(sampler._tops, words, side="right")).all()
+    assert looks < 3
 
 
 def test_the_sensitivity_covers_rounding_and_the_noise_follows_it():
