@@ -17,7 +17,7 @@ from client.training.per_sample.norms import NormSite
 from client.training.per_sample.products import FrozenSite
 from client.training.per_sample.refusals import refuse_lora, refuse_no_rule, refuse_unsound, refuse_untouched
 from client.training.per_sample.slots import Block, Pass, Slot
-from client.training.per_sample.summed import SummedLinear, add_up, squared_lengths
+from client.training.per_sample.summed import Grams, SummedLinear, add_up, squared_lengths
 from compliance.errors import InternalBug
 
 Trained = Sequence[tuple[str, nn.Parameter]]
@@ -135,8 +135,9 @@ class BookKeeping:
         total, *more = (squared_lengths(block.gradients)[: self._units] for block in self._blocks)
         for squared in more:
             total += squared
+        known: Grams = {}
         for layer in self.summed if self._units else ():
-            total += layer.squared_norms(self._fold, self._units)
+            total += layer.squared_norms(self._fold, self._units, known)
         return total
 
 

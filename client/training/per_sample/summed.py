@@ -22,6 +22,7 @@ SUM_ERROR = 2.0**-19  # allowance for one layer's sum over one record, relative 
 FLOOR: Final = 2.0**-4  # of a record's mass, below which its length is not taken to be; see `SummedLinear`
 
 _EACH_BYTES: Final = 64 << 20  # of a layer's gradients record by record, at a time
+Grams = dict[tuple[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]]
 _LINE: Final = 16  # float32 of 64 bytes: see products.whole_lines
 
 
@@ -71,13 +72,16 @@ class SummedLinear:
         self._left.append(left)
         self._right.append(right)
 
-    def squared_norms(self, fold: torch.Tensor | None, units: int) -> torch.Tensor:
-        """float64 (units,): squared lengths, or upper bounds of them. `fold`, `units`: see `BookKeeping.finish`."""
+    def squared_norms(self, fold: torch.Tensor | None, units: int, known: Grams | None = None) -> torch.Tensor:
+        """float64 (units,): squared lengths, or upper bounds of them. `fold`, `units`: see `BookKeeping.finish`.
+
+        `known`: what was computed of the inputs of other layers in this pass; an input that layers share is there once.
+        """
         left, right = self._factors()
         self._fold = fold
         self._by_gram = fold is None and gram_is_cheaper(self._positions, *self.shape)
         if self._by_gram:
-            self._squared = _gram_bound(left, right)[:units]
+            self._squared = _gram_bound(left, right, {} if known is None else known)[:units]
             return self._squared
         total = torch.zeros(units, dtype=torch.float64, device=exact(left).device)
         for each in self._blocks(units):
@@ -166,10 +170,14 @@ def gram_is_cheaper(positions: int, rows: int, columns: int) -> bool:
     return positions * (rows + columns) < rows * columns
 
 
-def _gram_bound(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+def _gram_bound(left: torch.Tensor, right: torch.Tensor, known: Grams) -> torch.Tensor:
     positions, rows, columns = left.shape[1], left.shape[2], right.shape[2]
-    grams = torch.bmm(left, left.transpose(1, 2)).mul_(torch.bmm(right, right.transpose(1, 2)))
-    mass = (torch.linalg.vector_norm(left, dim=2) * torch.linalg.vector_norm(right, dim=2)).sum(1)
+    key = (right.data_ptr(), tuple(right.shape))  # contiguous, and kept by its layer until the pass is over
+    if key not in known:
+        known[key] = torch.bmm(right, right.transpose(1, 2)), torch.linalg.vector_norm(right, dim=2)
+    gram, lengths = known[key]
+    grams = torch.bmm(left, left.transpose(1, 2)).mul_(gram)
+    mass = (torch.linalg.vector_norm(left, dim=2) * lengths).sum(1)
     mass = exact(mass).double()
     slack = 1.01 * (rows + columns + 2 * positions + 8) * UNIT  # 1 %: the rounding of the mass itself
     squared = exact(grams.sum(2).sum(1)).double().clamp_min(0.0) + slack * mass.square()
