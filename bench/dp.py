@@ -27,7 +27,8 @@ from bench.dp_peers import Step, opacus_ghost, opacus_hooks, peft, twin
 from compliance.canonical import Json
 from compliance.errors import EnvironmentFault
 
-_WARM: Final = 2
+_WARM: Final = 4  # until the heap has grown to what a turn takes
+_WARM_OPACUS: Final = 2
 _OPACUS: Final = ("opacus_hooks", "opacus_ghost")
 _COMPARED: Final = ("ours", "twin")  # in memory, with each other
 _PROCESSES: Final = 3  # where the heap grows differs between processes
@@ -86,7 +87,7 @@ def _laps(case: Case, turns: int) -> dict[str, list[float]]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Full backward hook is firing")  # Opacus' hooks below a frozen embedding
         for turn in range(-_WARM, turns):
-            taking = [n for n in steps if turn < _turns_of(n, turns) and (turn >= -1 or n not in _OPACUS)]
+            taking = [n for n in steps if turn < _turns_of(n, turns) and (turn >= -_WARM_OPACUS or n not in _OPACUS)]
             for name in taking:
                 start = time.perf_counter()
                 steps[name]()

@@ -104,7 +104,7 @@ def _compared(error: dict[str, Any]) -> str:
 
 
 def one_more_study(crew: Crew, folders: Folders, terms: Terms) -> Stopped:
-    """After the run the ledger cannot pay for the same study again."""
+    """Beside a study that a site has joined, whose budget is reserved, its ledger cannot pay for the same one again."""
     second = replace(terms, name="thyroid-again")
     signed = governance.sign_study(crew, folders, second, folders.out / "study-again.json")
     outcome = crew.run("study", "check", signed, "--home", folders.home(LEDGER_SITE), "--json")

@@ -32,7 +32,7 @@ class Measuring:
         while not task.target.exists() and self._runs() and time.monotonic() < end:
             time.sleep(_LOOK_S)
         if not task.target.exists():
-            log = task.log if task.log.exists() else self.errors
+            log = task.err if task.err.exists() else self.errors
             raise RunFailed(
                 "RSD-8907",
                 f"the harness's {self.name} failed: {' | '.join(_lines(log)[-3:])[-500:]}",
@@ -62,9 +62,13 @@ class Harness:
     def measure(self, module: Module, spec: dict[str, Any], *, nice: int = 0, name: str = "") -> Measuring:
         """Have `demo.MODULE` measure what `spec` says, at priority `nice`; several run at a time."""
         name = name or module
-        source, target, ended = (self._folder / f"{name}.{kind}" for kind in ("spec.json", "out.json", "exit"))
-        write_json(source, spec)
-        task = Task(module=module, spec=source, target=target, log=self._logs / f"{name}.err", ended=ended, nice=nice)
+        of = {kind: self._folder / f"{name}.{kind}" for kind in ("spec.json", "out.json", "started", "ended")}
+        write_json(of["spec.json"], spec)
+        said = self._logs / f"{name}.err"
+        task = Task(
+            module=module, spec=of["spec.json"], target=of["out.json"], nice=nice,
+            out=said, err=said, started=of["started"], ended=of["ended"],
+        )  # fmt: skip
         try:
             if self.process.stdin is not None:
                 self.process.stdin.write(task.model_dump_json().encode() + b"\n")

@@ -92,12 +92,22 @@ class LiveRounds:
         self._table = Table("round", *(f"{s.name} {s.jurisdiction}" for s in SITES), "s", box=None, pad_edge=False)
         self._live = Live(self._table, console=console, refresh_per_second=4) if console.is_terminal else None
         self._last = time.monotonic()
+        self._started = False
         self._refused: dict[str, str] = {}
 
+    @property
+    def started(self) -> bool:
+        """Whether `start` was called."""
+        return self._started
+
     def __enter__(self) -> LiveRounds:
+        return self
+
+    def start(self) -> None:
+        """Show it from here on, below what was printed so far."""
+        self._started = True
         if self._live:
             self._live.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._live:

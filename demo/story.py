@@ -51,13 +51,15 @@ class Story:
         """Everything up to the last screen. Raises a ResidencyError when a step does not end as announced."""
         self.screen.invented(self.folders)
         terms, services = self._govern()
-        self._attack_before(terms)
-        run_folder = self._run(services)
+        self._attack(terms)
+        run_folder = self._run(services, terms)
         self._release(run_folder)
-        stopped = self._attack_after(terms)  # told last, but tried while the measuring goes on
+        caught = attacks.insider_attack(self.crew, self.folders)  # told last, but tried while the measuring goes on
+        self.findings.tamper_caught = True
         self._results()
         self._verify()
-        self._tell_after(*stopped)
+        self.screen.head("AN INSIDER")
+        self._stop(caught)
 
     def _govern(self) -> tuple[Terms, federation.Federation]:
         screen, crew, folders = self.screen, self.crew, self.folders
@@ -101,7 +103,7 @@ class Story:
         }
         return self.harness.measure("calibrate", spec)
 
-    def _attack_before(self, terms: Terms) -> None:
+    def _attack(self, terms: Terms) -> None:
         self.screen.head("TRIED, AND STOPPED")
         crew, folders = self.crew, self.folders
         tried = (
@@ -115,17 +117,23 @@ class Story:
         self.findings.stopped.append(stopped)
         self.screen.stopped(stopped)
 
-    def _run(self, services: federation.Federation) -> Path:
-        screen, folders, findings = self.screen, self.folders, self.findings
-        screen.head(f"LIVE ROUNDS  ({self.training.rounds}, one agent process a site, TLS)")
+    def _run(self, services: federation.Federation, terms: Terms) -> Path:
+        screen, findings = self.screen, self.findings
         with screen.rounds(self.training.rounds) as live:
+            waiting = list[dict[str, Any]]()
 
             def seen(event: dict[str, Any]) -> None:
-                live.seen(event)
+                if live.started:
+                    live.seen(event)
+                    return
+                waiting.append(event)
                 if event.get("event") == "joined":
-                    self._start_baselines(FIRST_HALF, pooled=False)
+                    self._joined(terms)
+                    live.start()
+                    for earlier in waiting:
+                        live.seen(earlier)
 
-            ended, findings.run_seconds = federation.watched_run(self.crew, folders, folders.study, seen)
+            ended, findings.run_seconds = federation.watched_run(self.crew, self.folders, self.folders.study, seen)
         if ended.exit_code != 0:
             raise ended.failure("exit 0")
         self._start_baselines([s.name for s in TRAINING if s.name not in FIRST_HALF], pooled=False)
@@ -135,6 +143,12 @@ class Story:
         findings.rounds = int(record["rounds"])
         self.run_sites = list(record["sites"])
         return Path(str(record["folder"]))
+
+    def _joined(self, terms: Terms) -> None:
+        """Every site has reserved the study's budget: no second one fits beside it."""
+        self._start_baselines(FIRST_HALF, pooled=False)
+        self._stop(attacks.one_more_study(self.crew, self.folders, terms))
+        self.screen.head(f"LIVE ROUNDS  ({self.training.rounds}, one agent process a site, TLS)")
 
     def _start_baselines(self, alone: list[str], *, pooled: bool) -> None:
         """Three measurements share the baselines: one while the rounds go on, at low priority, two after them."""
@@ -197,18 +211,6 @@ class Story:
             raise done.outcome.failure("exit 0")
         self.screen.say(f"VERIFIED {done.tally()} steps, {done.place}", style="green")
         self.screen.lines([f"         {line}" for s in findings.steps for line in s["proved"]][:24])
-
-    def _attack_after(self, terms: Terms) -> tuple[attacks.Stopped, attacks.Stopped]:
-        again = attacks.one_more_study(self.crew, self.folders, terms)
-        caught = attacks.insider_attack(self.crew, self.folders)
-        self.findings.tamper_caught = True
-        return again, caught
-
-    def _tell_after(self, again: attacks.Stopped, caught: attacks.Stopped) -> None:
-        self.screen.head("TRIED AFTER THE RUN, AND STOPPED")
-        self._stop(again)
-        self.screen.head("AN INSIDER")
-        self._stop(caught)
 
 
 def recipe_of(full: bool) -> Recipe:

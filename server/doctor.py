@@ -26,7 +26,7 @@ from compliance.law.regions import load_regions
 from compliance.pki import signed_by
 from compliance.software import VERSION
 from compliance.tls import tls_files
-from compliance.trust.enrol import Consortium
+from compliance.trust.consortium import Consortium
 from compliance.trust.home import OperatorHome
 from compliance.trust.root import Anchor, Trust, load_anchor
 from server.law import operator_law

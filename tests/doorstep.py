@@ -28,14 +28,9 @@ from compliance.identity import Signer, new_signer, save_signer, seal
 from compliance.log.store import LogStore
 from compliance.pki import issue_site_certificate, make_csr, public_pem
 from compliance.tls import TlsFiles, make_tls
-from compliance.trust.enrol import (
-    Consortium,
-    check_request,
-    draft_trust,
-    make_invitation,
-    make_request,
-    open_invitation,
-)
+from compliance.trust.consortium import Consortium
+from compliance.trust.draft import draft_trust
+from compliance.trust.enrol import check_request, make_invitation, make_request, open_invitation
 from compliance.trust.home import OperatorHome
 from compliance.trust.root import Anchor, load_anchor
 from tests import programs

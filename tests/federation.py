@@ -48,8 +48,9 @@ from compliance.roster import Roster
 from compliance.software import BUNDLE_SHA256, VERSION
 from compliance.study import Study
 from compliance.tls import make_tls
-from compliance.trust.enrol import Consortium as Config
-from compliance.trust.enrol import check_request, draft_trust, make_invitation, open_invitation
+from compliance.trust.consortium import Consortium as Config
+from compliance.trust.draft import draft_trust
+from compliance.trust.enrol import check_request, make_invitation, open_invitation
 from compliance.trust.root import Anchor, load_anchor
 from compliance.validation import load_model
 from strategies.wire import Request

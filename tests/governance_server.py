@@ -26,7 +26,7 @@ from compliance.canonical import canonical
 from compliance.errors import ResidencyError
 from compliance.governance import SERVICE
 from compliance.identity import load_public, new_signer, save_signer
-from compliance.trust.enrol import Consortium as Config
+from compliance.trust.consortium import Consortium as Config
 from compliance.trust.enrol import invited, make_invitation, open_invitation
 from compliance.validation import load_model
 from tests import programs

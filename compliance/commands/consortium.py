@@ -18,7 +18,7 @@ from compliance.errors import Refused
 from compliance.files import read_bytes, write_durably, write_new
 from compliance.identity import Signer, countersign, new_signer, save_signer
 from compliance.law.countries import need_countries
-from compliance.trust.enrol import Consortium
+from compliance.trust.consortium import Consortium
 from compliance.trust.home import new_folder
 from compliance.trust.root import Trust, parse_trust
 from compliance.validation import load_model

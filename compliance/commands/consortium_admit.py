@@ -18,16 +18,9 @@ from compliance.identity import PublicIdentity, Signer, load_public
 from compliance.law.countries import COUNTRIES, need_countries
 from compliance.law.model import Party
 from compliance.trust.certificates import issue_missing
-from compliance.trust.enrol import (
-    TOKEN_DAYS,
-    Consortium,
-    EnrolmentRequest,
-    NewWitness,
-    draft_trust,
-    invited,
-    make_invitation,
-    open_invitation,
-)
+from compliance.trust.consortium import Consortium
+from compliance.trust.draft import NewWitness, draft_trust
+from compliance.trust.enrol import TOKEN_DAYS, EnrolmentRequest, invited, make_invitation, open_invitation
 from compliance.trust.home import OperatorHome
 from compliance.trust.root import Anchor, check_successor, open_trust, parse_trust
 from compliance.trust.tokens import is_retired, keep_newest, take_in

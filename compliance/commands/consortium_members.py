@@ -17,7 +17,7 @@ from compliance.identity import Envelope
 from compliance.pki import renew_server_certificate
 from compliance.tls import certificate_days_left
 from compliance.trust.certificates import certificate_of, issue, request_of
-from compliance.trust.enrol import draft_trust
+from compliance.trust.draft import draft_trust
 from compliance.trust.home import OperatorHome
 from compliance.trust.membership import make_leave, make_suspension, open_leave
 from compliance.trust.root import Anchor, load_anchor, parse_trust

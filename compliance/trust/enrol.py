@@ -1,4 +1,4 @@
-"""How a site comes into the trust file: invitation, request with proof of possession, draft. Decisions only, no files.
+"""How a site comes into the trust file: invitation, and request with proof of possession. No files.
 
 An invitation's own key says only that the invitation is intact; who the operator is, the sites settle outside this
 channel, and then each signatory signs the drafted trust file with the other sites' keys in view.
@@ -6,27 +6,24 @@ channel, and then each signatory signs the drafted trust file with the other sit
 
 from __future__ import annotations
 
-import re
 import secrets
-from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from datetime import timedelta
+from typing import Literal, TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from compliance.canonical import Json, canonical, parse_canonical, sha256_hex
 from compliance.clock import now, parse_time, rfc3339
-from compliance.errors import CheckFailed, InputError, Refused
+from compliance.errors import CheckFailed, InputError
 from compliance.identity import Envelope, PublicIdentity, Role, Signer, media_type, parse_envelope, seal
-from compliance.law.model import Party
 from compliance.pki import MOST_CSR, csr_public_key, make_csr, public_pem
 from compliance.study import SHA256, Organisation
 from compliance.training_spec import Frozen
-from compliance.trust.root import NAME, Anchor, Member, Trust
-from compliance.trust.root import SCHEMA as TRUST
+from compliance.trust.consortium import Consortium, Door
+from compliance.trust.root import NAME
 from compliance.validation import load_model
 
 INVITATION, INVITED, ENROLMENT = "residency.invitation/1", "residency.invited/1", "residency.enrolment/1"
@@ -35,49 +32,6 @@ TOKEN_DAYS = 14
 SITE_ROLES: tuple[Role, ...] = ("agent", "signatory", "dpo")
 
 M = TypeVar("M", bound="_Statement")
-
-
-def _door(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    named = re.fullmatch(r"[A-Za-z0-9.-]{1,253}", host) and re.fullmatch(r"[1-9][0-9]{0,4}", port)
-    if not named or int(port) > 65535:
-        raise ValueError("HOST:PORT is wanted, with a port from 1 to 65535")
-    return text
-
-
-Door = Annotated[str, AfterValidator(_door)]
-
-
-class Consortium(Frozen):
-    """The operator's consortium.json. The three doors are host:port, as the sites reach them.
-
-    `server` is the fleet door (Flower, mutual TLS), `governance` the governance service (gRPC, mutual TLS), `enrolment`
-    the door for sites without a certificate (gRPC, TLS).
-    """
-
-    schema_: Literal["residency.consortium/1"] = Field(alias="schema")
-    name: str = Field(pattern=NAME)
-    operator: Organisation
-    threshold: int = Field(ge=1, le=1000)
-    server: Door
-    governance: Door
-    enrolment: Door
-
-    @model_validator(mode="after")
-    def _doors_apart(self) -> Consortium:
-        doors = (self.server, self.governance, self.enrolment)
-        if len(set(doors)) < len(doors):
-            raise ValueError(f"server, governance and enrolment need an address each: {', '.join(doors)}")
-        return self
-
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        """The names that the server's certificate must carry."""
-        return tuple(dict.fromkeys(d.rpartition(":")[0] for d in (self.server, self.governance, self.enrolment)))
-
-    def as_json(self) -> dict[str, Json]:
-        """JSON form, with `schema` under its public name."""
-        return self.model_dump(mode="json", by_alias=True)
 
 
 class _Statement(Frozen):
@@ -244,98 +198,6 @@ def certified_key(request: EnrolmentRequest, consortium: str) -> bytes:
 def claimed_invitation(data: bytes, what: str) -> str:
     """Digest of the invitation that a request answers, unverified: to find it. Raises InputError RSD-6009."""
     return _open(EnrolmentRequest, ENROLMENT, "RSD-6009", data, what)[0].invitation
-
-
-class NewWitness(NamedTuple):
-    """An outside witness that is to be named: its key, and where it is and can be reached as a recipient."""
-
-    key: PublicIdentity
-    party: Party
-
-
-def draft_trust(
-    config: Consortium,
-    operator: PublicIdentity,
-    requests: Sequence[EnrolmentRequest],
-    previous: Anchor | None,
-    expires: str,
-    leaving: str = "",
-    witnesses: Sequence[NewWitness] = (),
-) -> Envelope:
-    """The unsigned next version of the trust file: members before plus those who ask, in order of their names.
-
-    Another key of one of `witnesses` ends now. A site that is enrolled again gets its new keys; its old ones end now,
-    and still hold for what they signed. The site called `leaving` is left out; all its keys end now, and stay in the
-    file for what they signed. Raises Refused RSD-6017 (fewer sites than the threshold), RSD-5110 (a witness's key that
-    was revoked), InputError RSD-6001.
-    """
-    issued = now()
-    _check_not_revived(witnesses, previous)
-    joining = {r.site: Member(name=r.site, jurisdiction=r.jurisdiction, node_key=r.node_key) for r in requests}
-    sites = {**({s.name: s for s in previous.trust.sites} if previous else {}), **joining}
-    sites.pop(leaving, None)
-    if len(sites) < config.threshold:
-        raise Refused(
-            "RSD-6017",
-            "fewer sites than signatures needed",
-            rule=f"threshold {config.threshold} of consortium {config.name}",
-            found=f"{len(sites)} sites",
-            limit=f"{config.threshold} sites",
-            next="collect the requests of more sites and admit them together",
-        )
-    named = (operator, *(w.key for w in witnesses))
-    record = {
-        "schema": TRUST,
-        "consortium": config.name,
-        "version": previous.trust.version + 1 if previous else 1,
-        "previous": previous.digest if previous else "",
-        "issued": rfc3339(issued),
-        "expires": expires,
-        "threshold": config.threshold,
-        "operator": {**config.operator.model_dump(mode="json"), "node_key": ""},
-        "sites": [sites[name].model_dump(mode="json") for name in sorted(sites)],
-        "keys": [k.as_json() for k in _keys(named, requests, previous, issued, leaving)],
-        "witnesses": _parties(witnesses, previous),
-    }
-    return seal(load_model(Trust, record, "RSD-6001", "draft").as_json())
-
-
-def _check_not_revived(witnesses: Sequence[NewWitness], previous: Anchor | None) -> None:
-    ended = {k.keyid: k.revoked_at for k in (previous.trust.keys if previous else ()) if k.revoked_at is not None}
-    for key in (w.key for w in witnesses if w.key.keyid in ended):
-        raise Refused(
-            "RSD-5110",
-            f"this key of {key.holder} was revoked",
-            rule="a key that ended does not come back",
-            found=f"key {key.keyid[:12]}, revoked {ended[key.keyid]}",
-            limit="a key that the trust file does not list as revoked",
-            next="have a new one made: residency log witness init",
-        )
-
-
-def _parties(named: Sequence[NewWitness], previous: Anchor | None) -> list[Json]:
-    """Where the witnesses are, those that left too: what was decided about them is read later."""
-    parties = {w.name: w for w in (*(previous.trust.witnesses if previous else ()), *(w.party for w in named))}
-    return [parties[name].model_dump(mode="json") for name in sorted(parties)]
-
-
-def _keys(
-    named: Sequence[PublicIdentity],
-    requests: Sequence[EnrolmentRequest],
-    previous: Anchor | None,
-    issued: datetime,
-    leaving: str,
-) -> list[PublicIdentity]:
-    fresh = {k.keyid: k for k in (*named, *(k for r in requests for k in r.keys))}
-    replaced = {(k.holder, k.role == "witness") for k in fresh.values()}
-    kept = []
-    for key in previous.trust.keys if previous else ():
-        if key.keyid in fresh:
-            continue
-        ends = (key.holder, key.role == "witness") in replaced or key.holder == leaving
-        over = ends and key.revoked_at is None
-        kept.append(key.model_copy(update={"revoked_at": rfc3339(issued)}) if over else key)
-    return sorted((*fresh.values(), *kept), key=lambda k: (k.holder, k.role, k.keyid))
 
 
 def _open(model: type[M], schema: str, code: str, data: bytes, what: str) -> tuple[M, Envelope]:

@@ -16,7 +16,8 @@ from compliance.errors import EnvironmentFault, InputError
 from compliance.files import read_bytes, sync_folder
 from compliance.identity import Signer, load_signer
 from compliance.log.store import LogStore
-from compliance.trust.enrol import Consortium, Invited, claimed_invitation
+from compliance.trust.consortium import Consortium
+from compliance.trust.enrol import Invited, claimed_invitation
 from compliance.trust.root import Anchor, load_anchor, log_origin
 from compliance.validation import load_model
 

@@ -6,40 +6,18 @@ import logging
 import os
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from compliance.desk.handshakes import MOST_HANDSHAKES
-from compliance.desk.serve import bind, server
-from compliance.tls import TlsFiles, make_tls
+from compliance.tls import make_tls
+from tests.hello_desk import served
 
 MORE = 3 * MOST_HANDSHAKES
 BEGINNING = b"\x16\x03\x01\x02\x00\x01"  # of a ClientHello
-
-
-async def _hello(scope: Any, receive: Any, send: Any) -> None:
-    del scope, receive
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
-    await send({"type": "http.response.body", "body": b"hello"})
-
-
-@contextmanager
-def _served(files: TlsFiles) -> Iterator[tuple[str, int]]:
-    with bind("127.0.0.1", 0) as listening:
-        made = server(_hello, files.certificate, files.key)
-        thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        try:
-            yield listening.getsockname()
-        finally:
-            made.should_exit = True
-            thread.join(10)
 
 
 def _connected(where: tuple[str, int], ca: Path) -> ssl.SSLSocket:
@@ -81,7 +59,11 @@ def _descriptors() -> int:
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
 def test_handshakes_that_never_end_keep_no_reader_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = make_tls(tmp_path, ("localhost",))
-    with _served(files) as where, ExitStack() as stack, caplog.at_level(logging.ERROR, "residency.desk"):
+    with (
+        served(files.certificate, files.key) as where,
+        ExitStack() as stack,
+        caplog.at_level(logging.ERROR, "residency.desk"),
+    ):
         assert _page(where, files.ca)
         before, began = _descriptors(), time.monotonic()
         held: list[socket.socket] = []
@@ -105,7 +87,7 @@ def test_handshakes_that_never_end_keep_no_reader_out(tmp_path: Path, caplog: py
 
 def test_readers_whose_handshake_is_over_are_not_among_them(tmp_path: Path) -> None:
     files = make_tls(tmp_path, ("localhost",))
-    with _served(files) as where, ExitStack() as stack:
+    with served(files.certificate, files.key) as where, ExitStack() as stack:
         reading = stack.enter_context(_connected(where, files.ca))
         time.sleep(0.1)  # TLS 1.3: this side is ready before the desk has read the last word of the handshake
         for _ in range(MORE):

@@ -12,7 +12,8 @@ from client.home import AgentHome
 from compliance.errors import InputError, Refused
 from compliance.identity import PublicIdentity, new_signer, parse_envelope, seal
 from compliance.tls import make_tls
-from compliance.trust.enrol import Consortium, make_invitation
+from compliance.trust.consortium import Consortium
+from compliance.trust.enrol import make_invitation
 from tests.desk import consortium, day
 from tests.federation import consortium as federation
 from tests.federation import day as moment

@@ -15,7 +15,8 @@ from compliance.clock import now
 from compliance.errors import InputError, Refused
 from compliance.pki import issue_site_certificate, make_csr
 from compliance.tls import make_tls
-from compliance.trust.enrol import Consortium, make_invitation
+from compliance.trust.consortium import Consortium
+from compliance.trust.enrol import make_invitation
 from tests.desk import consortium, day, node_key
 
 WORLD = consortium()

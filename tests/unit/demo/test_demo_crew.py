@@ -140,7 +140,7 @@ def test_a_command_is_a_process_of_its_own_with_the_outputs_and_the_end_of_the_p
 STUCK = (
     "import os, residency, time; from demo import desk\n"
     "residency.main = lambda: (print(os.getpid() == os.getpgid(0), flush=True), time.sleep(60))\n"
-    "desk.serve()"
+    "desk.main()"
 )
 
 

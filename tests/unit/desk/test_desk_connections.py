@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from compliance.desk.connections import MOST_OF_ONE, Shares, door
-from compliance.desk.serve import bind, server
 from compliance.tls import make_tls
+from tests.hello_desk import served
 
 HEAD = b"GET / HTTP/1.1\r\nHost: desk\r\n"
 _PATIENCE = 0.4
-
-
-async def _hello(scope, receive, send):
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
-    await send({"type": "http.response.body", "body": b"hello"})
-
-
-@contextmanager
-def _served(certificate=None, key=None):
-    with bind("127.0.0.1", 0) as listening:
-        made = server(_hello, certificate, key, head_s=_PATIENCE)
-        thread = threading.Thread(target=made.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        try:
-            yield listening.getsockname()
-        finally:
-            made.should_exit = True
-            thread.join(10)
 
 
 def _ended(held):
@@ -54,7 +35,7 @@ def _ask(where):
 
 
 def test_half_open_connections_end_and_readers_are_answered_again():
-    with _served() as where, ExitStack() as stack:
+    with served(head_s=_PATIENCE) as where, ExitStack() as stack:
         held = [stack.enter_context(socket.create_connection(where, timeout=5)) for _ in range(70)]
         for one in held[::2]:
             one.sendall(HEAD)
@@ -65,7 +46,7 @@ def test_half_open_connections_end_and_readers_are_answered_again():
 def test_half_a_tls_handshake_ends_too(monkeypatch, tmp_path):
     monkeypatch.setattr("compliance.desk.serve.HANDSHAKE_S", _PATIENCE)
     files = make_tls(tmp_path, ("localhost",))
-    with _served(files.certificate, files.key) as where, ExitStack() as stack:
+    with served(files.certificate, files.key, head_s=_PATIENCE) as where, ExitStack() as stack:
         held = [stack.enter_context(socket.create_connection(where, timeout=5)) for _ in range(20)]
         for one in held[::2]:
             one.sendall(b"\x16\x03\x01\x02\x00\x01")  # how a ClientHello begins
@@ -77,7 +58,7 @@ def test_half_a_tls_handshake_ends_too(monkeypatch, tmp_path):
 
 
 def test_a_head_that_drips_buys_no_time():
-    with _served() as where, socket.create_connection(where, timeout=5) as dripping:
+    with served(head_s=_PATIENCE) as where, socket.create_connection(where, timeout=5) as dripping:
         began = time.monotonic()
         dripping.sendall(HEAD)
         with suppress(OSError):
@@ -88,7 +69,7 @@ def test_a_head_that_drips_buys_no_time():
 
 
 def test_a_connection_that_is_used_stays():
-    with _served() as where, socket.create_connection(where, timeout=5) as using:
+    with served(head_s=_PATIENCE) as where, socket.create_connection(where, timeout=5) as using:
         for _ in range(3):
             using.sendall(HEAD + b"\r\n")
             answer = b""
@@ -124,7 +105,7 @@ def test_this_machine_is_not_counted(address):
 
 def test_what_is_over_its_share_is_cut(monkeypatch):
     monkeypatch.setattr("compliance.desk.connections._network", lambda address: address)
-    with _served() as where, ExitStack() as stack:
+    with served(head_s=_PATIENCE) as where, ExitStack() as stack:
         held = [stack.enter_context(socket.create_connection(where, timeout=5)) for _ in range(MOST_OF_ONE)]
         time.sleep(_PATIENCE / 8)
         began = time.monotonic()

@@ -13,15 +13,9 @@ from compliance.canonical import parse_canonical
 from compliance.errors import CheckFailed, InputError, Refused, ResidencyError
 from compliance.identity import Signer, countersign, seal
 from compliance.study import Organisation
-from compliance.trust.enrol import (
-    Consortium,
-    Invitation,
-    check_request,
-    draft_trust,
-    make_invitation,
-    make_request,
-    open_invitation,
-)
+from compliance.trust.consortium import Consortium
+from compliance.trust.draft import draft_trust
+from compliance.trust.enrol import Invitation, check_request, make_invitation, make_request, open_invitation
 from compliance.trust.root import check_successor, open_trust, parse_trust
 from tests.desk import CONSORTIUM, OPERATOR, consortium, day, node_key, signer
 

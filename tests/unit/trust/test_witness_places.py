@@ -15,7 +15,8 @@ from compliance.identity import countersign, seal
 from compliance.law.countries import COUNTRIES
 from compliance.law.model import Party
 from compliance.study import Organisation
-from compliance.trust.enrol import Consortium, NewWitness, draft_trust
+from compliance.trust.consortium import Consortium
+from compliance.trust.draft import NewWitness, draft_trust
 from compliance.trust.root import Anchor, open_trust
 from compliance.trust.witnesses import NOWHERE, check_outside, outside_party, placed, shown_to
 from tests.desk import CONSORTIUM, OPERATOR, Office, consortium, day, make_trusted_office, ok, refused, run, signer
