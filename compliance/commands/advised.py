@@ -2,26 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any
+
+import click
 
 from compliance.answers import ADVICE, Advice, Subject, open_advice, read_advice
 from compliance.clock import now, rfc3339
-from compliance.commands.shared import must_sign_at
+from compliance.commands.shared import FILE, Decorator, must_sign_at
 from compliance.errors import Refused
 from compliance.files import read_bytes
 from compliance.identity import Envelope, Signer, seal
-from compliance.trust.root import Anchor
+from compliance.trust.root import Anchor, load_anchor
 from compliance.validation import load_model
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a signatory gives as the ground of a decision, as options."""
+
+    advice_file: Path | None
+    trust_file: Path | None
+    without: str
+    against: str
+
+
+def given_options(subject: Subject) -> Decorator:
+    """The options behind `Given`, which the command takes as `given`."""
+
+    def decorate(do: Callable[..., Any]) -> Callable[..., Any]:
+        @click.option("--advice", "advice_file", type=FILE, help=f"The DPO's signed advice on this {_words(subject)}.")
+        @click.option("--trust", "trust_file", type=FILE, help="Also check that the site's DPO signed the advice.")
+        @click.option("--without-advice", "without", metavar="REASON", help="Why there is no advice.")
+        @click.option("--against-advice", "against", metavar="REASON", help="Why unfavourable advice is not followed.")
+        @wraps(do)
+        def wrapped(
+            advice_file: Path | None, trust_file: Path | None, without: str | None, against: str | None, **others: Any
+        ) -> Any:
+            return do(given=Given(advice_file, trust_file, without or "", against or ""), **others)
+
+        return wrapped
+
+    return decorate
+
+
+@dataclass(frozen=True)
 class Ground:
-    """On which advice (its digest, or empty) and for which reason the signatory signs."""
+    """On which advice (its digest, or empty) and for which reason the signatory signs; `anchor` judged it."""
 
     advice: str
     favourable: bool
     reason: str
+    anchor: Anchor | None
+
+    @property
+    def judged(self) -> str:
+        """For people: that nobody judged the advice's signature, if so."""
+        return "" if self.anchor else " (the advice's signature was not judged: no --trust)"
 
 
 def seal_advice(signer: Signer, subject: Subject, digest: str, favourable: bool, text: str) -> Envelope:
@@ -38,28 +78,21 @@ def seal_advice(signer: Signer, subject: Subject, digest: str, favourable: bool,
     return seal(load_model(Advice, record, "RSD-2206", "advice").as_json(), signer)
 
 
-def ground(
-    subject: Subject,
-    digest: str,
-    site: str,
-    advice_file: Path | None,
-    anchor: Anchor | None,
-    without: str | None,
-    against: str | None,
-) -> Ground:
-    """Advice on exactly this, or a reason. `anchor` None: who signed the advice is not judged.
+def ground(subject: Subject, digest: str, site: str, given: Given) -> Ground:
+    """Advice on exactly this, or a reason. Without a trust file, who signed the advice is not judged.
 
     Raises Refused RSD-2202, RSD-2203 or what `open_advice` raises.
     """
-    found = Ground("", favourable=False, reason=without or "")
-    if advice_file is not None:
-        data, what = read_bytes(advice_file, "advice"), str(advice_file)
+    anchor = load_anchor(given.trust_file, now()) if given.trust_file else None
+    found = Ground("", favourable=False, reason=given.without, anchor=anchor)
+    if given.advice_file is not None:
+        data, what = read_bytes(given.advice_file, "advice"), str(given.advice_file)
         opened = open_advice(anchor, data, what, subject, now()) if anchor else read_advice(data, what)
         named = (opened.advice.subject, opened.advice.site, opened.advice.digest)
         if named != (subject, site, digest):
             raise _no_advice(subject, "the advice is on something else", " ".join(named), f"{subject} {site} {digest}")
-        found = Ground(opened.digest, opened.advice.favourable, against or "")
-    elif not without:
+        found = Ground(opened.digest, opened.advice.favourable, given.against, anchor)
+    elif not given.without:
         message = f"there is no advice on this {_words(subject)}"
         raise _no_advice(subject, message, "neither", "--advice or --without-advice REASON")
     if found.advice and not found.favourable and not found.reason:

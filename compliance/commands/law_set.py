@@ -13,12 +13,11 @@ import click
 
 from compliance.cli import Result, command
 from compliance.clock import now
-from compliance.commands.advised import ground, seal_advice
+from compliance.commands.advised import Given, given_options, ground, seal_advice
 from compliance.commands.shared import FILE, key_option, load_role, must_sign_at, out_option
 from compliance.errors import Refused
 from compliance.files import read_bytes, refuse_existing, write_new
 from compliance.identity import seal
-from compliance.trust.root import load_anchor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,21 +82,10 @@ def advise(file: Path, key_file: Path, favourable: bool | None, text: str, out: 
 @click.command("adopt")
 @click.argument("file", type=FILE)
 @key_option
-@click.option("--advice", "advice_file", type=FILE, help="The DPO's signed advice on this law set.")
-@click.option("--trust", "trust_file", type=FILE, help="Also check that the site's DPO signed the advice.")
-@click.option("--without-advice", "without", metavar="REASON", help="Why there is no advice.")
-@click.option("--against-advice", "against", metavar="REASON", help="Why unfavourable advice is not followed.")
+@given_options("law_set")
 @out_option
 @command("residency.law.adopt/1")
-def adopt(
-    file: Path,
-    key_file: Path,
-    advice_file: Path | None,
-    trust_file: Path | None,
-    without: str | None,
-    against: str | None,
-    out: Path,
-) -> Result:
+def adopt(file: Path, key_file: Path, given: Given, out: Path) -> Result:
     """Sign the adoption of a law set, with the DPO's advice on it or with a reason. The operator adopts its own.
 
     Refused for a set that would deny everything: a pack that is expired, changed, missing here or left out.
@@ -115,17 +103,15 @@ def adopt(
     _must_be_own(law_set, signer.identity.holder)
     packs = builtin_packs()
     law_adoption.check_in_force(law_set, packs, load_regions(), at)
-    anchor = load_anchor(trust_file, at) if trust_file else None
-    on = ground("law_set", law_set.digest, law_set.site, advice_file, anchor, without, against)
+    on = ground("law_set", law_set.digest, law_set.site, given)
     record = law_adoption.adoption_record(law_set, at, on.advice, on.reason)
     must_sign_at(signer, record["at"])
     signed = seal(record, signer)
     data = signed.encode() + b"\n"
-    if anchor:
-        law_adoption.open_adoption(anchor, data, str(out), law_set.site, at)
+    if on.anchor:
+        law_adoption.open_adoption(on.anchor, data, str(out), law_set.site, at)
     write_new(out, data)
-    judged = "" if anchor else " (the advice's signature was not judged: no --trust)"
-    lines = [f"adopted    law set {law_set.digest} for {law_set.site}{judged}", *_shown(law_set, packs)]
+    lines = [f"adopted    law set {law_set.digest} for {law_set.site}{on.judged}", *_shown(law_set, packs)]
     lines.append(f"file       {out}")
     return Result({"digest": law_set.digest, "adoption": signed.digest, "file": str(out)}, lines)
 

@@ -11,14 +11,13 @@ import click
 from compliance.canonical import Json
 from compliance.cli import Result, command, table
 from compliance.clock import now, rfc3339
-from compliance.commands.advised import ground, seal_advice
+from compliance.commands.advised import Given, given_options, ground, seal_advice
 from compliance.commands.shared import FILE, key_option, load_role, mistakes_result, must_sign_at, out_option
 from compliance.errors import Refused
 from compliance.files import read_bytes, refuse_existing, write_all_new, write_new
 from compliance.identity import seal
 from compliance.policy import SitePolicy
 from compliance.policy_file import DECISION, PolicyDecision, check_policy_file, open_policy, policy_digest
-from compliance.trust.root import load_anchor
 from compliance.validation import load_model
 
 
@@ -121,21 +120,10 @@ def advise(file: Path, key_file: Path, favourable: bool | None, text: str, out: 
 @policy.command("sign")
 @click.argument("file", type=FILE)
 @key_option
-@click.option("--advice", "advice_file", type=FILE, help="The DPO's signed advice on this policy.")
-@click.option("--trust", "trust_file", type=FILE, help="Also check that the site's DPO signed the advice.")
-@click.option("--without-advice", "without", metavar="REASON", help="Why there is no advice.")
-@click.option("--against-advice", "against", metavar="REASON", help="Why unfavourable advice is not followed.")
+@given_options("policy")
 @out_option
 @command("residency.policy.sign/1")
-def sign(
-    file: Path,
-    key_file: Path,
-    advice_file: Path | None,
-    trust_file: Path | None,
-    without: str | None,
-    against: str | None,
-    out: Path,
-) -> Result:
+def sign(file: Path, key_file: Path, given: Given, out: Path) -> Result:
     """Sign a policy. Beside --out, OUT.decision.json keeps, signed, on which advice or for which reason.
 
     \b
@@ -147,8 +135,7 @@ def sign(
         return mistakes_result(file, mistakes)
     _must_be_own(found, signer.identity.holder)
     must_sign_at(signer, found.issued)
-    anchor = load_anchor(trust_file, now()) if trust_file else None
-    on = ground("policy", policy_digest(found), found.site, advice_file, anchor, without, against)
+    on = ground("policy", policy_digest(found), found.site, given)
     record = {
         "schema": DECISION,
         "policy": policy_digest(found),
@@ -162,12 +149,11 @@ def sign(
     reasons = seal(decision.as_json(), signer)
     signed = seal(found.as_json(), signer)
     data = signed.encode() + b"\n"
-    if anchor:
-        open_policy(anchor, data, str(out), found.site, now())
+    if on.anchor:
+        open_policy(on.anchor, data, str(out), found.site, now())
     beside = out.with_suffix(".decision.json")
     write_all_new({beside: reasons.encode() + b"\n", out: data})
-    judged = "" if anchor else " (the advice's signature was not judged: no --trust)"
-    lines = [f"policy     {out}, digest {signed.digest}", f"decision   {beside}{judged}"]
+    lines = [f"policy     {out}, digest {signed.digest}", f"decision   {beside}{on.judged}"]
     return Result({"digest": signed.digest, "file": str(out), "decision_file": str(beside)}, lines)
 
 
