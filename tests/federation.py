@@ -515,6 +515,19 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def die_after(owner: Any, name: str, when: Callable[..., object]) -> None:
+    """Make this process die right after the first call of `owner.name` for whose arguments `when` is true."""
+    real = getattr(owner, name)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        out = real(*args, **kwargs)
+        if when(*args):
+            die()
+        return out
+
+    setattr(owner, name, wrapped)
+
+
 @functools.cache
 def main_study() -> Signed:
     """The ordinary study, signed once."""

@@ -12,7 +12,7 @@ from compliance.canonical import parse_canonical, sha256_hex
 from compliance.errors import EnvironmentFault, Refused, RunFailed
 from compliance.files import write_durably
 from compliance.messages import RoundReply, decode
-from tests.federation import consortium, die, entries, in_child, joined_home, main_study, open_home
+from tests.federation import consortium, die_after, entries, in_child, joined_home, main_study, open_home
 
 BEFORE_CHARGE = ("open file", "base file")
 BEFORE_BYTES = ("charge", "charge entry", "attempt file", "training", "conformance file")
@@ -28,29 +28,18 @@ def joined(tmp_path):
 def _rigged(site, point):
     """Make this process die right after `point`, once."""
 
-    def after(owner, name, when):
-        real = getattr(owner, name)
-
-        def wrapped(*args, **kwargs):
-            out = real(*args, **kwargs)
-            if when(*args):
-                die()
-            return out
-
-        setattr(owner, name, wrapped)
-
     def started(*names):
         return lambda path, *_: any(path.name.startswith(n) for n in names)
 
     if point == "charge":
-        after(site.ledger, "charge", lambda *_: True)
+        die_after(site.ledger, "charge", lambda *_: True)
     elif point == "training":
-        after(site.workbench, "train", lambda *_: True)
+        die_after(site.workbench, "train", lambda *_: True)
     elif point.endswith("entry"):
-        after(site, "record", lambda kind, *_: kind == point.split()[0])
+        die_after(site, "record", lambda kind, *_: kind == point.split()[0])
     else:
         files = {f"{n} file": f"{n}-" for n in ("open", "base", "attempt", "conformance", "update")}
-        after(contribution, "write_durably", started(files.get(point, "committed.json")))
+        die_after(contribution, "write_durably", started(files.get(point, "committed.json")))
 
 
 def _crash(home, request, point):
@@ -308,15 +297,7 @@ def test_a_crash_while_joining_leaves_nothing_that_a_second_join_trips_over(tmp_
 
     def child():
         with open_home(home) as site:
-            real = site.record
-
-            def record(kind, *rest):
-                out = real(kind, *rest)
-                if kind == "reservation":
-                    die()
-                return out
-
-            site.record = record
+            die_after(site, "record", lambda kind, *_: kind == "reservation")
             session.answer(site, study.join())
 
     assert in_child(child) == -9

@@ -17,7 +17,7 @@ from compliance.messages import EvaluateReply, decode
 from compliance.study_event import also_done
 from compliance.validation import load_model
 from strategies.wire import Request
-from tests.federation import SIZE, consortium, die, entries, in_child, joined_home, main_study, open_home
+from tests.federation import SIZE, consortium, die_after, entries, in_child, joined_home, main_study, open_home
 
 LOST = ("charge", "charge entry", "counting")  # charged, and nothing on disk: no second draw
 KEPT = ("histogram file", "evaluation entry", "committed file", "second decision entry", "transfer entry")
@@ -46,29 +46,18 @@ def home(joined, tmp_path):
 def _rigged(site, point):
     """Make this process die right after `point`, once."""
 
-    def after(owner, name, when):
-        real = getattr(owner, name)
-
-        def wrapped(*args, **kwargs):
-            out = real(*args, **kwargs)
-            if when(*args):
-                die()
-            return out
-
-        setattr(owner, name, wrapped)
-
     decisions = []
     if point == "charge":
-        after(site.ledger, "charge", lambda *_: True)
+        die_after(site.ledger, "charge", lambda *_: True)
     elif point == "counting":
-        after(site.workbench, "evaluate", lambda *_: True)
+        die_after(site.workbench, "evaluate", lambda *_: True)
     elif point == "second decision entry":
-        after(site, "record", lambda kind, *_: kind == "decision" and (decisions.append(1) or len(decisions) == 2))
+        die_after(site, "record", lambda kind, *_: kind == "decision" and (decisions.append(1) or len(decisions) == 2))
     elif point.endswith("entry"):
-        after(site, "record", lambda kind, *_: kind == point.split()[0])
+        die_after(site, "record", lambda kind, *_: kind == point.split()[0])
     else:
         file = {"model file": "base-1", "histogram file": "histogram-1", "committed file": "committed.json"}[point]
-        after(evaluation, "write_durably", lambda path, *_: path.name.startswith(file))
+        die_after(evaluation, "write_durably", lambda path, *_: path.name.startswith(file))
 
 
 def _crash(home, request, point):
