@@ -35,9 +35,14 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+def _legend(figure: Figure) -> None:
+    """Below the plot, where it hides nothing."""
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+
+
 def by_round(findings: Findings, measure: str) -> str:
     """Accuracy or AUC of the global model after each round, with the baselines as lines."""
-    figure, axes = _figure(5.2, 2.9)
+    figure, axes = _figure(5.2, 3.3)
     rounds = findings.scores["rounds"]
     axes.plot([r["round"] for r in rounds], [r[measure] for r in rounds], "o-", color=_ACCENT, label="global model")
     values = findings.measures(measure)
@@ -48,21 +53,22 @@ def by_round(findings: Findings, measure: str) -> str:
     if "majority" in values:
         axes.axhline(values["majority"], color=_SOFT, label=f"majority class {values['majority']:.3f}")
     axes.set_xlabel("round")
+    axes.set_xticks([r["round"] for r in rounds][:: 1 + len(rounds) // 12])
     axes.set_ylabel("accuracy" if measure == "accuracy" else "AUC")
-    axes.legend(frameon=False, fontsize=8)
+    _legend(figure)
     return _svg(figure)
 
 
 def privacy(findings: Findings) -> str:
     """Epsilon of each site against what the study allows it."""
-    figure, axes = _figure(5.2, 2.2)
+    figure, axes = _figure(5.2, 2.5)
     rows = [s for s in findings.sites if s.eps is not None]
     names = [f"{s.name} ({s.jurisdiction})" for s in rows]
     axes.barh(names, [s.eps_budget for s in rows], color="#e4e9ee", label="allowed by the study")
     axes.barh(names, [s.eps or 0.0 for s in rows], color=_ACCENT, height=0.45, label="charged")
     axes.invert_yaxis()
     axes.set_xlabel("epsilon for one record, whole study")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    _legend(figure)
     return _svg(figure)
 
 
@@ -76,7 +82,7 @@ def alone(findings: Findings) -> str:
     colours = [*(_WARN for _ in rows), _ACCENT, _INK]
     bars = axes.bar(names, heights, color=colours, width=0.6)
     axes.bar_label(bars, fmt="%.3f", fontsize=8)
-    axes.axhline(values["majority"], color=_SOFT, linewidth=1)
+    axes.axhline(values["majority"], color=_SOFT, linewidth=1, zorder=0)  # behind the bars: their figures stay clear
     axes.set_ylim(min(0.5, *heights) - 0.05, max(heights) + 0.06)
     axes.set_ylabel("accuracy")
     return _svg(figure)

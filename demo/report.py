@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,28 @@ from demo.outcome import Arrow, Findings
 from demo.screen import NOT_SHOWN
 
 
+@dataclass(frozen=True)
+class Cell:
+    """Everything that one rule decided alike between two members."""
+
+    effect: str
+    rule: str
+    artifacts: tuple[str, ...]
+
+
 def matrix(arrows: list[Arrow]) -> tuple[list[str], list[dict[str, Any]]]:
     """Columns (recipients) and rows (exporters) of the decided transfers, the operator last."""
     names = [*(s.name for s in SITES), OPERATOR]
-    rows = [
-        {
-            "name": exporter,
-            "cells": [[a for a in arrows if (a.exporter, a.recipient) == (exporter, name)] for name in names],
-        }
-        for exporter in names
-    ]
+    rows = [{"name": one, "cells": [_cells(arrows, one, other) for other in names]} for one in names]
     return names, [row for row in rows if any(row["cells"])]
+
+
+def _cells(arrows: list[Arrow], exporter: str, recipient: str) -> list[Cell]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for a in arrows:
+        if (a.exporter, a.recipient) == (exporter, recipient):
+            found.setdefault((a.effect, a.rule), []).append(a.artifact.replace("_", " "))
+    return [Cell(effect, rule, tuple(artifacts)) for (effect, rule), artifacts in found.items()]
 
 
 def render(findings: Findings, study: dict[str, Any]) -> str:

@@ -8,40 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from demo.attacks import Stopped
-from demo.cast import SITES, Folders
-from demo.outcome import Arrow, Denial, Findings, SiteResult, arrows, denial, merge_baselines
-from demo.report import matrix, render
+from demo.cast import Folders
+from demo.outcome import Arrow, Findings, arrows, denial, merge_baselines
+from demo.report import Cell, matrix, render
 from demo.screen import NOT_SHOWN, last_lines, result_lines
-
-STUDY = {"name": "thyroid", "privacy": {"inverse_delta": 100_000}}
+from tests.finished_demo import STUDY, finished
 
 
 @pytest.fixture
 def findings() -> Findings:
-    """A finished demo with invented figures; one name tries to break out of the page."""
-    alone = {s.name: {"accuracy": 0.70 + i / 100, "auc": 0.72} for i, s in enumerate(SITES[:4])}
-    rows = [SiteResult(s.name, s.jurisdiction, "contributed", 6.8, 8.0, alone[s.name], "") for s in SITES[:4]]
-    rows.append(SiteResult("svhd", "CN", "refused", None, 8.0, None, "eu.no-basis: GDPR Art 44"))
-    return Findings(
-        rounds=2,
-        sites=rows,
-        denial=Denial("svhd", "eu.no-basis", "GDPR Art 44, GDPR Art 45, GDPR Art 46", "No basis.", "scc and tia"),
-        stopped=[Stopped("code in the bundle", "svi", "RSD-1103", "<script>alert(1)</script>", 1.0)],
-        scores={
-            "released": {"accuracy": 0.8, "auc": 0.84},
-            "rounds": [{"round": i, "accuracy": 0.7 + i / 30, "auc": 0.8} for i in range(3)],
-            "trained_parameters": {"head": 770, "adapters": 1536},
-        },
-        baselines={"majority": 0.74, "alone": alone, "pooled": {"accuracy": 0.86, "auc": 0.9}, "head_only": None},
-        arrows=[Arrow("coordinator", "svhd", "aggregate", "deny", "eu.no-basis")],
-        steps=[{"number": 1, "name": "manifest", "status": "ok", "proved": ["an operator signed"]}],
-        verified=True,
-        verified_where="here",
-        trust_digest="ab" * 32,
-        tamper_caught=True,
-        run_seconds=30.0,
-    )
+    """A finished demo."""
+    return finished()
 
 
 def test_the_json_object_has_what_the_issue_lists(findings: Findings, tmp_path: Path) -> None:
@@ -108,6 +85,17 @@ def test_decisions_become_arrows_once_and_the_denial_is_found() -> None:
     columns, rows = matrix(arrows(bodies))
     assert columns[-1] == "coordinator"
     assert rows == []  # "hub" is nobody in the cast
+
+
+def test_what_one_rule_decided_alike_stands_once() -> None:
+    told = [("aggregate", "deny", "eu.no-basis"), ("answer", "allow", "eu.a"), ("log_checkpoint", "allow", "eu.a")]
+    columns, rows = matrix([Arrow("coordinator", "svi", *one) for one in told])
+    assert [row["name"] for row in rows] == ["coordinator"]
+    cells = rows[0]["cells"]
+    assert cells[columns.index("svi")] == [
+        Cell("deny", "eu.no-basis", ("aggregate",)), Cell("allow", "eu.a", ("answer", "log checkpoint")),
+    ]  # fmt: skip
+    assert not any(cell for name, cell in zip(columns, cells, strict=True) if name != "svi")
 
 
 def test_baselines_of_several_processes_become_one() -> None:
