@@ -11,7 +11,7 @@ from typing import ClassVar, NoReturn
 
 import click
 
-from compliance.cli import emit_error, emit_json, not_installed, system_refused, usage_error
+from compliance.cli import emit_error, emit_json, nobody_reads, not_installed, system_refused, usage_error
 from compliance.errors import ResidencyError
 
 
@@ -52,6 +52,14 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as e:
             return _unavailable(cmd_name, str(e.name))
         return loaded if isinstance(loaded, click.Command) else None
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command. A reader that closes the pipe of one that only streams ends it, with 0."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would exit with 1, which says that a check is false
+            nobody_reads()
+            sys.exit(0)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Help lines without importing the groups."""
@@ -104,7 +112,7 @@ def _end(error: ResidencyError) -> NoReturn:
         else:
             emit_error(error)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter tries again at its end
+        nobody_reads()
         emit_error(error)
     sys.exit(error.exit_code)
 
@@ -134,8 +142,6 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
     except OSError as e:
         _end(system_refused(e))
     except Exception as e:  # noqa: BLE001 - the last line of defence: a bug is reported as one

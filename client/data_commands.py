@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from client.command_options import FILE, HOME, at_home
+from compliance.canonical import Json
 from compliance.cli import Result, command, table
 
 PURPOSES = ("scientific_research", "public_health", "quality_improvement")
@@ -155,6 +156,21 @@ def model_add(folder: Path, home: Path, name: str | None) -> Result:
     digest = registration.add_model(at_home(home), folder, name or folder.name)
     lines = [f"model {name or folder.name} registered", f"digest {digest}"]
     return Result({"model": name or folder.name, "sha256": digest}, lines)
+
+
+@model.command("list")
+@HOME
+@command("residency.agent.model.list/1")
+def model_list(home: Path) -> Result:
+    """The registered model folders and their digests, by which a study and a policy name them.
+
+    \b
+    Example: residency agent model list --home /srv/residency
+    """
+    found = at_home(home).registry().models
+    rows = [(m.name, m.sha256, m.path) for m in found]
+    fields: list[Json] = [{"name": name, "sha256": digest, "path": path} for name, digest, path in rows]
+    return Result({"models": fields}, table(["model", "digest", "folder"], rows))
 
 
 @model.command("convert")

@@ -39,6 +39,7 @@ def dry_run(home: Path, file: Path, plot: Path | None = None) -> Result:
         *_lines(case, balance, found),
         f"update to {case.operator().name}: {decision.effect} ({decision.rule})",
         *(f"model to {name}: {effect}; released model: {release[name]}" for name, effect in peers.items()),
+        *([f"plot {plot}"] if plot else []),
     ]
     return Result({**fields, "plot": str(plot) if plot else None}, lines)
 

@@ -38,7 +38,7 @@ def ledger_show(home: Path, plot: Path | None) -> Result:
     sources, bars = _sources(at_home(home))
     if plot:
         write_plot(plot, bars)
-    lines = [*source_lines(sources), *([""] if bars else []), *text_plot(bars)]
+    lines = [*source_lines(sources), *([""] if bars else []), *text_plot(bars), *([f"plot {plot}"] if plot else [])]
     return Result({"sources": sources, "plot": str(plot) if plot else None}, lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -116,18 +117,31 @@ def command(schema: str) -> Callable[[Callable[..., Result]], Callable[..., None
                 raise
             except OSError as e:
                 result = Result(error=system_refused(e))
-            if as_json:
-                emit_json(schema, result.fields, result.error)
-            else:
-                for line in result.lines:
-                    click.echo(visible(line))
-                if result.error:
-                    emit_error(result.error)
+            try:
+                _emit(schema, result, as_json=as_json)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                nobody_reads()  # who closed the pipe has read enough; the exit code still tells the outcome
             sys.exit(result.error.exit_code if result.error else 0)
 
         return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(run)
 
     return wrap
+
+
+def _emit(schema: str, result: Result, *, as_json: bool) -> None:
+    if as_json:
+        emit_json(schema, result.fields, result.error)
+        return
+    for line in result.lines:
+        click.echo(visible(line))
+    if result.error:
+        emit_error(result.error)
+
+
+def nobody_reads() -> None:
+    """What is still written to stdout goes nowhere: else the interpreter tries again at its end, and says so."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

@@ -241,7 +241,7 @@ def _require_room(state: SourceState, study: str, after: Total, limit: Limit, be
             rule=f"RDP filter over all studies, {limit.epsilon_milli} milli-eps at delta 1/{limit.inverse_delta}",
             found=f"{need - before_milli} milli-eps needed",
             limit=f"{max(limit.epsilon_milli - before_milli, 0)} milli-eps left",
-            next="propose fewer steps, more noise or a smaller sampling rate, or close a study that holds room",
+            next="propose it with a smaller epsilon_milli for this site, or close a study that holds room",
         )
     allowed = _allowance(state)
     if after.tv_error_femto > allowed:

@@ -111,15 +111,25 @@ def test_the_batch_is_one_unit(folder, monkeypatch):
     fails("batch_size", folder)
 
 
-def test_a_loss_that_averages_over_the_tokens_of_the_batch(folder, monkeypatch):
+@pytest.mark.parametrize("over", ["sum", "mean"])
+def test_a_loss_that_averages_over_the_tokens_of_the_batch(folder, monkeypatch, over):
     """What model.loss of Hugging Face does: a record's gradient shrinks when another stands beside it."""
     honest = EncoderTop.record_losses
 
     def averaged(self, inputs, targets):
         tokens = inputs["mask"].sum(1)
-        return honest(self, inputs, targets) * tokens / tokens.sum()
+        return honest(self, inputs, targets) * tokens / getattr(tokens, over)()
 
     monkeypatch.setattr(EncoderTop, "record_losses", averaged)
+    fails("record_independence", folder)
+
+
+@pytest.mark.parametrize("factor", [-1.0, float("nan")])
+def test_a_loss_that_is_another_beside_others_though_no_gradient_grows(folder, monkeypatch, factor):
+    honest = EncoderTop.record_losses
+    monkeypatch.setattr(
+        EncoderTop, "record_losses", lambda self, x, y: honest(self, x, y) * (factor if len(y) > 1 else 1.0)
+    )
     fails("record_independence", folder)
 
 
@@ -132,6 +142,15 @@ def test_a_loss_centred_over_the_batch(folder, monkeypatch):
 def test_dropout_in_a_function_is_caught_though_no_module_shows_it(folder, monkeypatch):
     honest = EncoderTop.features
     monkeypatch.setattr(EncoderTop, "features", lambda self, x: torch.nn.functional.dropout(honest(self, x), 0.3))
+    fails("record_independence", folder)
+
+
+def test_lengths_that_other_records_change(folder, monkeypatch):
+    """Gradient and loss are the record's own; the factor that it is clipped with is not."""
+    honest = attach.BookKeeping.squared_norms
+    monkeypatch.setattr(
+        attach.BookKeeping, "squared_norms", lambda self: (s := honest(self)) * (1 + 0.01 * (len(s) - 1))
+    )
     fails("record_independence", folder)
 
 

@@ -135,6 +135,15 @@ def test_a_round_for_a_denied_recipient_is_refused_after_it_was_denied_in_the_lo
     assert not entries(site, "transfer")
 
 
+def test_an_update_is_decided_for_whoever_may_have_the_release_although_the_round_does_not_name_them(site):
+    """It reaches them inside the released model, whatever the operator says of the round."""
+    session.answer(site, main_study().round(recipients=("a",)))
+    (told,) = (
+        t for e in entries(site, "decision") if (t := e.body["transfer"])["artifact"] == "dp_update" and e.body["round"]
+    )
+    assert sorted(party["name"] for party in told["onward"]) == sorted({*TRAINING} - {"a"})
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "kind"),
     [

@@ -17,7 +17,7 @@ from compliance.messages import EvaluateReply, decode
 from compliance.study_event import also_done
 from compliance.validation import load_model
 from strategies.wire import Request
-from tests.federation import SIZE, consortium, die_after, entries, in_child, joined_home, main_study, open_home
+from tests.federation import SIZE, consortium, die, die_after, entries, in_child, joined_home, main_study, open_home
 
 LOST = ("charge", "charge entry", "counting")  # charged, and nothing on disk: no second draw
 KEPT = ("histogram file", "evaluation entry", "committed file", "second decision entry", "transfer entry")
@@ -223,6 +223,36 @@ def test_a_request_before_the_last_round_is_over_does_not_spend_the_evaluation(s
         assert [c.round for c in site.ledger.charges(study.digest)] == [1, 0]
 
 
+def test_a_ledger_restored_from_a_backup_evaluates_nothing(home, study, tmp_path):
+    shutil.copyfile(home / "ledger.db", tmp_path / "backup.db")
+    with open_home(home) as site:
+        session.answer(site, study.round())
+    for rest in ("ledger.db-wal", "ledger.db-shm"):
+        (home / rest).unlink(missing_ok=True)
+    shutil.copyfile(tmp_path / "backup.db", home / "ledger.db")
+    with open_home(home) as site:
+        with pytest.raises(Refused) as refused:
+            session.answer(site, study.evaluate())
+        assert refused.value.code == "RSD-1225"
+        assert site.ledger.charges(study.digest) == ()
+        assert site.workbench.specs == []
+
+
+def test_each_time_the_counts_are_decided_for_those_whom_they_reach_later(home, study):
+    with open_home(home) as site:
+        session.answer(site, study.evaluate(recipients=("a",)))
+        told = [t for e in entries(site, "decision") if (t := e.body["transfer"])["artifact"] == "metric"]
+    assert [sorted(party["name"] for party in t["onward"]) for t in told] == [["b", "c", "d"]] * 2
+
+
+def test_the_charge_keeps_what_the_log_was(home, study):
+    with open_home(home) as site:
+        before = site.log.size
+        reply = _reply(session.answer(site, study.evaluate()))
+        (seen,) = site.ledger.logs_seen().values()
+        assert before < seen.size <= reply.charge.index
+
+
 def test_the_log_says_which_checks_of_the_noise_passed_after_a_crash_too(home, study):
     _crash(home, study.evaluate(), "histogram file")
     with open_home(home) as site:
@@ -243,6 +273,7 @@ def test_a_failed_count_is_not_drawn_again(home, study):
         site.workbench.error = RunFailed("RSD-4500", "not the claimed noise")
         with pytest.raises(RunFailed, match="RSD-4500"):
             session.answer(site, study.evaluate())
+        assert [(e.body["code"], e.body["round"]) for e in entries(site, "failure")] == [("RSD-4500", 0)]
         site.workbench.error, site.workbench.specs = None, []
         with pytest.raises(RunFailed, match="RSD-1263"):
             session.answer(site, study.evaluate())
@@ -289,6 +320,63 @@ def test_a_subject_who_withdraws_before_the_study_is_closed_takes_the_counts_alo
         assert [(e.body["code"], e.body["round"]) for e in entries(site, "failure")] == [("RSD-2430", 0)]
         assert len(_charges(site, study)) == 1
         assert not entries(site, "transfer")
+
+
+def _withdraw(home):
+    subjects.withdraw(AgentHome(home), [("9007",)], "consent")
+
+
+def _withdrawal_killed_before_its_purge(home):
+    def child():
+        subjects.raise_stop = lambda *_: die()
+        _withdraw(home)
+
+    assert in_child(child) == -9
+
+
+def _meanwhile(act):
+    """The real thing, and `act` before its caller has the result."""
+
+    def wrap(real):
+        def wrapped(*args):
+            out = real(*args)
+            act()
+            return out
+
+        return wrapped
+
+    return wrap
+
+
+def _stopped_by_a_withdrawal(home, study, rigged):
+    with open_home(home) as site:
+        rigged(site)
+        with pytest.raises(RunFailed, match="RSD-2430"):
+            session.answer(site, study.evaluate())
+        assert len(_charges(site, study)) == 1
+        assert not entries(site, "transfer")
+    with open_home(home) as site:
+        with pytest.raises(RunFailed):
+            session.answer(site, study.evaluate())
+        assert site.workbench.specs == []
+        assert not entries(site, "transfer")
+    assert not list(home.rglob("histogram-1.json"))
+
+
+def test_a_subject_who_withdraws_during_the_count_keeps_it_off_the_disk(home, study):
+    def rigged(site):
+        site.workbench.evaluate = _meanwhile(lambda: _withdraw(home))(site.workbench.evaluate)
+
+    _stopped_by_a_withdrawal(home, study, rigged)
+    assert not list(home.rglob("conformance-1.json"))  # nothing of the count was stored, not even for a moment
+
+
+@pytest.mark.parametrize("act", [_withdraw, _withdrawal_killed_before_its_purge])
+def test_a_subject_who_withdraws_between_the_count_and_the_send_stops_it(home, study, monkeypatch, act):
+    def rigged(_):
+        monkeypatch.setattr(evaluation, "_draw", _meanwhile(lambda: act(home))(evaluation._draw))
+
+    _stopped_by_a_withdrawal(home, study, rigged)
 
 
 def test_after_the_study_is_closed_a_withdrawal_leaves_its_evaluation_alone(home, study):

@@ -103,14 +103,25 @@ def test_float32_scaling_stays_within_its_slack(seed, n, d, size):
     assert (out.total - torch.round(exact).sum(0)).abs().max() <= n, "float32 moves a value across a half at most"
 
 
-@pytest.mark.parametrize("rows", [1, 256, 257, 1000])
+@pytest.mark.parametrize("clip", [0.7, 1e-6])
+def test_factors_are_rounded_down(clip):
+    squared = torch.from_numpy(np.random.default_rng(1).uniform(0.0, 9.0 * clip * clip, 500))
+    lattice = Lattice(clip, 3, 1.0)
+    exact, by = clip / squared.sqrt().clamp_min(clip), factors(squared, lattice)
+    for found, most in ((by.plain, exact), (by.steps, exact / lattice.gamma)):
+        assert (found.double() <= most).all()
+        assert (found.double() >= most * (1 - 2.0**-22)).all()
+
+
+@pytest.mark.parametrize("rows", [1, 256, 257, 1001])
 def test_many_full_rows_sum_exactly(rows):
-    """One coordinate holds the whole clip in every row: the largest sum that there is."""
-    flat = torch.zeros(rows, 3)
-    flat[:, 1] = 7.0
+    """One coordinate holds the whole clip in every row, the largest sum that there is; or one step less, an odd one."""
     lattice = Lattice(1.0, 3, 1.0)
-    out = clip_rows(flat, factors(squared_lengths(flat), lattice))
-    assert out.total.tolist() == [0, rows << 16, 0]
+    for value, steps in ((7.0, 1 << 16), (1 - 2.0**-16, (1 << 16) - 1)):
+        flat = torch.zeros(rows, 3)
+        flat[:, 1] = value
+        out = clip_rows(flat, factors(squared_lengths(flat), lattice))
+        assert out.total.tolist() == [0, rows * steps, 0]
 
 
 def test_a_row_that_is_not_finite_counts_as_zero():

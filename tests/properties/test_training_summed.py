@@ -80,6 +80,40 @@ def test_no_record_is_taken_to_be_shorter_than_a_part_of_its_mass():
     assert (layer.squared_norms(None, 4).sqrt() >= FLOOR * mass).all()
 
 
+def random_layer(records):
+    rng, layer = torch.Generator().manual_seed(3), SummedLinear("w", GRAM[1:])
+    left, right = (torch.randn(records, GRAM[0], width, generator=rng) for width in GRAM[1:])
+    layer.keep(left, right)
+    return layer, torch.bmm(left.double().transpose(1, 2), right.double()).flatten(1)
+
+
+def test_by_gram_matrices_a_length_is_an_upper_bound():
+    layer, each = random_layer(200)
+    assert (layer.squared_norms(None, 200) >= each.square().sum(1)).all()
+
+
+def test_what_fills_a_pass_up_is_in_no_sum():
+    layer, each = random_layer(9)
+    assert layer.squared_norms(None, 5).shape == (5,)
+    factors = torch.linspace(0.2, 1.0, 5)
+    assert torch.allclose(layer.weighted_sum(factors).double(), factors.double() @ each[:5], atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_unit_that_is_not_finite_leaves_the_others_sum_as_it_is(side, value):
+    rng = torch.Generator().manual_seed(4)
+    pair = [torch.randn(4, GRAM[0], width, generator=rng) for width in GRAM[1:]]
+    pair[side][2, 3, 5] = value
+    layer, by, lattice, (found, _) = sums(*pair)
+    assert by.bad.tolist() == [False, False, True, False]
+    lengths = layer.add_clipped(torch.zeros(GRAM[1] * GRAM[2], dtype=torch.float64), by, lattice.gamma)
+    assert lengths[2] == 0
+    pair[side][2] = 0.0
+    *_, (without, _) = sums(*pair)
+    assert torch.equal(found, without)
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     shape=st.sampled_from([(6, 16, 32), (40, 16, 32), (7, 24, 18)]),

@@ -259,6 +259,32 @@ def test_a_stdout_that_takes_nothing_is_told_on_stderr(more: tuple[str, ...]) ->
     assert "Exception ignored" not in done.stderr
 
 
+def _unread(*command: str) -> tuple[int, str]:
+    """Exit code and stderr of a command whose reader closed the pipe before it wrote."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, *command], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+@pytest.mark.parametrize(("words", "exit_code"), [(("explain", "RSD-1103"), 0), (("explain", "RSD-0000"), 2)])
+def test_the_exit_code_tells_the_outcome_also_when_nobody_reads_it(
+    words: tuple[str, ...], exit_code: int, more: tuple[str, ...]
+) -> None:
+    told, errors = _unread("-m", "residency", *words, *more)
+    assert told == exit_code
+    assert "Exception ignored" not in errors
+    assert "Traceback" not in errors
+
+
+def test_what_only_streams_ends_with_its_reader() -> None:
+    watch = "click.Command('watch', callback=lambda: [click.echo('{}') for _ in range(9)])"
+    code = f"import residency, click; residency.LazyGroup.get_command = lambda *_: {watch}; residency.main()"
+    assert _unread("-c", code, "watch") == (0, "")
+
+
 @pytest.mark.parametrize(
     "words",
     [

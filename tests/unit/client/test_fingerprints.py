@@ -26,6 +26,7 @@ def test_a_mark_is_fresh_once_for_its_check_also_after_a_restart(tmp_path):
     assert one.judge({"fresh_noise": ("d", "b"), "fresh_stream": ("a",)}) == {
         "fresh_noise": False, "fresh_stream": True,
     }  # fmt: skip
+    assert at(file).judge({"fresh_noise": ("d",)}) == {"fresh_noise": False}, "what a failed round drew is kept as well"
     assert one.judge({"fresh_noise": ("d",)}) == {"fresh_noise": False}
     assert one.judge({"fresh_noise": ()}) == {"fresh_noise": True}
     assert one.judge({"fresh_noise": ("e", "e")}) == {"fresh_noise": False}

@@ -78,6 +78,8 @@ def test_the_plot_is_written_as_svg_and_never_over_a_file(spent, tmp_path):
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert "a-clinic" in "".join(root.itertext())
     refused(3, "RSD-2009", "agent", "ledger", "show", "--home", spent, "--plot", plot)
+    shown = run("agent", "ledger", "show", "--home", spent, "--plot", tmp_path / "again.svg")
+    assert shown.stdout.splitlines()[-1] == f"plot {tmp_path / 'again.svg'}"
     refused(3, "RSD-4123", "agent", "ledger", "show", "--home", spent, "--plot", tmp_path / "ledger.png")
 
 

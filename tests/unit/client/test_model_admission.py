@@ -296,6 +296,23 @@ def test_texts_longer_than_the_model_are_refused(root, bert, tmp_path, kind, mod
     check_texts(model, load_tokenizer(m.folder), places)
 
 
+def test_a_token_that_the_model_has_no_vector_for_is_refused(bert):
+    encoder, tokenizer = load_encoder(bert), load_tokenizer(bert)
+    last = max(tokenizer.get_vocab().values())
+    for size, good in ((last + 1, True), (last, False)):
+        encoder.config.vocab_size = size
+        if good:
+            check_texts(encoder, tokenizer, 8)
+        else:
+            assert refused(lambda: check_texts(encoder, tokenizer, 8)).code == "RSD-2323"
+
+
+def test_a_trained_part_that_yields_no_number_is_refused(bert):
+    encoder, ids = load_encoder(bert), {"input_ids": torch.zeros(1, 8, dtype=torch.long)}
+    encoder.encoder.layer[-1].output.dense.bias.data[0] = torch.nan
+    assert refused(lambda: check_trunk(encoder, 1, ids)).code == "RSD-2341"
+
+
 @pytest.mark.parametrize("target", ["output.LayerNorm", "attention.self", "attention", "convolution"])
 def test_adapters_on_what_is_not_linear_are_refused(root, bert, tmp_path, target):
     if target == "convolution":

@@ -131,8 +131,10 @@ def test_two_phases_have_the_norms_and_the_sum_of_the_instantiated_gradients(mon
     assert not gram_is_cheaper(60, 32, 32)
 
 
+@pytest.mark.parametrize("width", [12, 16])
 @pytest.mark.parametrize("two_phases", [False, True])
-def test_a_module_used_twice_adds_up(monkeypatch, two_phases):
+def test_a_module_used_twice_adds_up(monkeypatch, two_phases, width):
+    """At a width of 16 every product is added where the gradients lie."""
     if two_phases:
         monkeypatch.setattr(attach, "FLAT_BYTES", 0)
         monkeypatch.setattr(attach, "LARGE", 1)
@@ -140,13 +142,14 @@ def test_a_module_used_twice_adds_up(monkeypatch, two_phases):
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
-            self.linear, self.norm = nn.Linear(12, 12), nn.LayerNorm(12)
+            self.linear, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
 
         def forward(self, x):
             return self.norm(self.linear(self.norm(self.linear(x)).tanh()))
 
     torch.manual_seed(0)
-    case = Case(Classifier(Twice(), 12), {"x": torch.randn(5, 3, 12)}, torch.randint(0, CLASSES, (5,)))
+    case = Case(Classifier(Twice(), width), {"x": torch.randn(5, 3, width)}, torch.randint(0, CLASSES, (5,)))
+    case.model.head.requires_grad_(width == 12)
     truth = one_by_one(case)
     if not two_phases:
         assert apart(ours(case), truth) < 1e-6

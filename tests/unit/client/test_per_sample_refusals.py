@@ -39,6 +39,11 @@ class Checkpointed(nn.Linear):
     gradient_checkpointing = True
 
 
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) / x.norm()
+
+
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()
@@ -51,6 +56,7 @@ class Attention(nn.Module):
         (lambda: nn.Sequential(nn.Embedding(4, 3)), "RSD-4520", "0: Embedding"),
         (lambda: nn.Sequential(nn.RMSNorm(4)), "RSD-4520", "0: RMSNorm"),
         (lambda: nn.MultiheadAttention(4, 2), "RSD-4520", "MultiheadAttention"),
+        (lambda: nn.Sequential(Scaled(3, 3)), "RSD-4520", "0: Scaled"),
         (lambda: nn.Sequential(nn.Conv2d(1, 1, 3, padding="same")), "RSD-4520", "Conv2d"),
         (lambda: nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")), "RSD-4520", "Conv2d"),
         (lambda: nn.Sequential(Checkpointed(3, 3)), "RSD-4524", "0"),
@@ -82,6 +88,23 @@ def test_other_kinds_of_lora_are_refused(more):
     assert refused(model).code in {"RSD-4528", "RSD-4523"}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: layer.merge(),
+        lambda layer: layer.enable_adapters(False),
+        lambda layer: layer.base_layer.requires_grad_(True),
+    ],
+)
+def test_an_adapter_that_is_merged_or_off_or_on_a_trained_layer_is_refused(change):
+    model = nn.Sequential(nn.Linear(4, 4))
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"]), model)
+    BookKeeping(model, trained(model), 4)
+    change(model[0])
+    model[0].lora_A.requires_grad_(True)
+    assert refused(model).code == "RSD-4528"
+
+
 def test_two_adapters_on_a_layer_are_refused():
     model = nn.Sequential(nn.Linear(4, 4))
     inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"]), model)
@@ -96,24 +119,33 @@ def test_lora_on_an_embedding_is_refused():
     assert refused(model).code == "RSD-4520"
 
 
-def test_a_parameter_that_the_loss_does_not_use_is_named():
+@pytest.mark.parametrize("large", [False, True])
+def test_a_parameter_that_the_loss_does_not_use_is_named(monkeypatch, large):
+    if large:
+        monkeypatch.setattr(attach, "FLAT_BYTES", 0)
+        monkeypatch.setattr(attach, "LARGE", 1)
     case = images()
     case.model.spare = nn.Linear(2, 2)
     with BookKeeping(case.model, case.trained, 8) as source:
         source.begin(5)
         case.losses().sum().backward()
-        with pytest.raises(InputError, match=r"RSD-4525.*spare\.weight, spare\.bias"):
+        with pytest.raises(InputError, match="RSD-4525") as caught:
             source.finish()
+    assert {"spare.weight", "spare.bias"} == set(str(caught.value.found).split(", "))
 
 
 def test_inputs_that_are_shared_by_the_records_are_refused():
     layer = nn.Sequential(nn.Linear(3, 3))
     with BookKeeping(layer, trained(layer), 8) as source:
         source.begin(5)
-        with pytest.raises(InputError, match="RSD-4527"):
-            layer(torch.randn(1, 3))
+        for rows in (1, 10):
+            with pytest.raises(InputError, match="RSD-4527"):
+                layer(torch.randn(rows, 3))
         with torch.no_grad():
             layer(torch.randn(1, 3))
+        source.begin(3)
+        with pytest.raises(InputError, match="RSD-4527"):
+            layer(torch.randn(3))
 
 
 def test_more_records_than_room_and_other_parameters_are_bugs():
@@ -143,6 +175,7 @@ def test_detaching_restores_every_forward_even_one_that_was_replaced_before():
         assert torch.allclose(case.losses(), before, atol=1e-5)
         assert layer.forward != own
     assert layer.forward is own
+    assert not any(len(block) for block in source.blocks), "no record's gradient is kept"
     assert [m for m in case.model.modules() if "forward" in vars(m)] == [layer]
     case.losses().sum().backward()
     assert all(p.grad is not None for _, p in case.trained)

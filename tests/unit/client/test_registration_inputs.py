@@ -149,8 +149,10 @@ def test_a_model_folder_that_cannot_be_used(home, tmp_path, spoil):
 
 def test_adding_a_model_twice_is_one_model(home):
     for _ in range(2):
-        ok("agent", "model", "add", consortium().root / "model", "--home", home)
-    assert len(AgentHome(home).registry().models) == 1
+        added = ok("agent", "model", "add", consortium().root / "model", "--home", home)
+    (model,) = ok("agent", "model", "list", "--home", home)["models"]
+    assert (model["name"], model["sha256"]) == (added["model"], added["sha256"])
+    assert model["path"] == str(consortium().root / "model")
 
 
 # --- trust and policy -----------------------------------------------------------------------------------------------

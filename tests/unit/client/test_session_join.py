@@ -3,6 +3,7 @@
 import copy
 import signal
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,12 +11,22 @@ from client import admission, session
 from client.home import AgentHome
 from client.outbox import put
 from client.site import Site
+from client.workbench import Ready
 from compliance.answers import REFUSAL, WITHDRAWAL
 from compliance.clock import parse_time
 from compliance.errors import CheckFailed, EnvironmentFault, InputError, Refused, ResidencyError
 from compliance.identity import seal
 from compliance.law.decide import builtin_packs
-from compliance.messages import CloseReply, CloseRequest, JoinReply, JoinRequest, RoundReply, decode, encode
+from compliance.messages import (
+    CloseReply,
+    CloseRequest,
+    JoinReply,
+    JoinRequest,
+    LayoutEntry,
+    RoundReply,
+    decode,
+    encode,
+)
 from strategies.wire import Request
 from tests.federation import (
     LAYOUT,
@@ -190,6 +201,31 @@ def test_noise_that_does_not_keep_the_claimed_epsilon(site):
     assert error.limit == "1000 milli-eps"
 
 
+def test_a_model_with_more_parameters_than_the_sampler_s_error_allows(site):
+    site.workbench.prepare = lambda *_: Ready((LayoutEntry(name="head.weight", shape=(10**9,)),), "cpu")
+    _refused(site, main_study().join(), "RSD-1221")
+
+
+def test_what_is_reserved_pays_for_the_spare_rounds_too(tmp_path):
+    study = main_study()
+    rounds = study.value["training"]["rounds"] + study.value["privacy"]["spare_rounds"]
+    with open_home(joined_home("a", tmp_path)) as site:
+        held = site.ledger.reservation("a-clinic", study.digest)
+        assert held.event.steps == study.value["training"]["steps"] * rounds
+
+
+@pytest.mark.parametrize("artifact", session.STANDING)
+def test_whatever_a_site_sends_besides_updates_is_allowed_or_the_join_is_refused(site, artifact):
+    real = site.decide
+
+    def decide(case, what, *rest):
+        decision, entry = real(case, what, *rest)
+        return (decision.model_copy(update={"allow": False}) if what == artifact else decision), entry
+
+    site.decide = decide
+    _refused(site, main_study().join(), "RSD-3100")
+
+
 def test_a_study_that_the_ledger_cannot_pay(tmp_path):
     second = _changed(name="tiny-two", sites=_sites(noise_multiplier_micro=620_000))
     with open_home(joined_home("a", tmp_path)) as site:
@@ -349,6 +385,16 @@ def test_a_close_frees_what_was_not_spent_once(tmp_path):
         assert len(entries(site, "close")) == 1
         assert first.site == again.site == "a"
         assert '"kind":"charge"' not in first.evidence  # entries travel encoded
+
+
+@pytest.mark.parametrize(
+    ("kind", "closed"), [(k, None) for k in ("join", "charge", "transfer", "roster")] + [("refusal", 1)]
+)
+def test_what_was_done_after_a_closing_entry_needs_another(kind, closed):
+    from client.closing import _closing_entry
+
+    kinds = ("join", "close", kind)
+    assert _closing_entry([SimpleNamespace(index=i, kind=k) for i, k in enumerate(kinds)]) == closed
 
 
 def _withdrawal():

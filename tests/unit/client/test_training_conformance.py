@@ -31,7 +31,7 @@ LATTICE = Lattice(1.0, D, 1.0)
 
 def round_of(
     *, quiet=1.0, norm=1.0, batch=None, repeat=False, steps=8, seed=0, missing=0, masks="poisson", independent=True,
-    error=0.0, divided_by=10, pull=0.5, sent=1.0, copies=1, beside=0,
+    error=0.0, divided_by=10, pull=0.5, sent=1.0, copies=1, beside=0, longest=1.0, first_by=None, rates=(0.1, 0.3),
 ):  # fmt: skip
     """The verdict on a simulated round."""
     rng = np.random.default_rng(seed)
@@ -54,22 +54,24 @@ def round_of(
             mask = np.isin(np.arange(N), rng.permutation(N)[:batch])
         check.saw_mask(mask)
         size = int(mask.sum()) + beside
+        norms = torch.full((size,), norm / LATTICE.gamma, dtype=torch.float64)
+        norms[size - 1 :] *= longest if step == 0 else 1.0
         check.saw_step(
             StepSeen(
-                torch.from_numpy(clipped), torch.from_numpy(clipped + noise),
-                torch.full((size,), norm / LATTICE.gamma, dtype=torch.float64), torch.tensor(0),
-                torch.tensor(error, dtype=torch.float64),
+                torch.from_numpy(clipped), torch.from_numpy(clipped + noise), norms, torch.tensor(0),
+                torch.tensor(error if step == 0 else 0.0, dtype=torch.float64),
             )
         )  # fmt: skip
-        update(trained, start, torch.from_numpy(clipped + noise) * LATTICE.gamma / divided_by, pull)
+        by = first_by if first_by and step == 0 else divided_by
+        update(trained, start, torch.from_numpy(clipped + noise) * LATTICE.gamma / by, pull, rates)
         check.released.updated()
     check.released.sent(((torch.cat([p.detach() for _, p in trained]) - start) * sent).numpy())
     return check.verdict()
 
 
-def update(trained, start, mean, pull):
+def update(trained, start, mean, pull, rates):
     with torch.no_grad():
-        for (_, p), rate, at in zip(trained, (0.1, 0.3), (slice(0, D // 2), slice(D // 2, D)), strict=True):
+        for (_, p), rate, at in zip(trained, rates, (slice(0, D // 2), slice(D // 2, D)), strict=True):
             p.sub_((mean[at].float() + pull * (p - start[at])) * rate)
 
 
@@ -92,6 +94,7 @@ def test_one_step_passes_and_these_are_the_checks():
         ({"quiet": 0.0}, "noise_variance"),
         ({"quiet": 1.1}, "noise_variance"),
         ({"norm": 1.01}, "clip_norm"),
+        ({"longest": 1.01}, "clip_norm"),
         ({"batch": N}, "batch_size"),
         ({"batch": 0}, "batch_size"),
         ({"batch": 40}, "batch_size"),
@@ -102,7 +105,10 @@ def test_one_step_passes_and_these_are_the_checks():
         ({"copies": 2}, "noise_repetition"),
         ({"copies": 8}, "noise_repetition"),
         ({"masks": "shuffled"}, "batch_overlap"),
-        ({"divided_by": 10.01}, "release"),
+        ({"divided_by": 10.001}, "release"),
+        ({"first_by": 10.01}, "release"),
+        ({"rates": (0.1, 0.3003)}, "release"),
+        ({"rates": (0.1001, 0.3)}, "release"),
         ({"pull": 0.0}, "release"),
         ({"sent": 1.001}, "release"),
         ({"independent": False}, "record_independence"),
@@ -129,6 +135,25 @@ def test_a_step_that_released_without_being_seen_and_one_that_was_seen_and_not_r
                 released.updated()
         released.sent(np.zeros(D, np.float32))
         assert not released.as_seen()
+    for seen, left, why in ((2, True, "one update, seen as two"), (1, False, "nobody saw what left")):
+        released = Released(spec, trained, LATTICE)
+        for _ in range(seen):
+            released.noised(noisy)
+        released.updated()
+        if left:
+            released.sent(np.zeros(D, np.float32))
+        assert not released.as_seen(), why
+
+
+def test_a_parameter_that_was_no_number_for_one_step_is_seen():
+    trained = [("head.w", nn.Parameter(torch.zeros(D)))]
+    released = Released(tiny_round(), trained, LATTICE)
+    for value in (torch.nan, 0.0):
+        trained[0][1].data.fill_(value)
+        released.noised(torch.zeros(D, dtype=torch.int64))
+        released.updated()
+    released.sent(np.zeros(D, np.float32))
+    assert not released.as_seen()
 
 
 def overlap(masks, q=0.25):
@@ -144,6 +169,9 @@ def test_shuffled_batches_of_one_size_are_caught_by_what_they_have_in_common():
     parts = [np.isin(np.arange(N), np.arange(i * 100, i * 100 + 100)) for i in range(4)]
     assert not overlap(parts).plausible(ALPHA)
     assert not overlap([parts[0]] * 2).plausible(ALPHA), "one batch drawn, used twice"
+    drawn = np.random.default_rng(2).random((2, N)) < 0.25
+    assert overlap([drawn[0], drawn[1]]).plausible(ALPHA)
+    assert not overlap([drawn[0], parts[0], parts[1], drawn[1]]).plausible(ALPHA), "the second pair alone"
     assert overlap([]).plausible(ALPHA)
     assert overlap([np.ones(N, bool)] * 3, 1.0).plausible(ALPHA), "q = 1: every batch is the same"
     few = np.random.default_rng(0).random((50, 4)) < 0.5
@@ -206,10 +234,27 @@ def test_noise_that_is_only_correlated():
     assert uncorrelated_steps(steps, ALPHA)
     steps[9] = 0.25 * steps[2] + math.sqrt(1 - 0.25**2) * steps[9]
     assert not uncorrelated_steps(steps, ALPHA)
+    opposite = rng.normal(size=(12, 4096))
+    opposite[4] = -0.25 * opposite[3] + math.sqrt(1 - 0.25**2) * opposite[4]
+    assert not uncorrelated_steps(opposite, ALPHA)
+    many = rng.normal(size=(150, 500))
+    assert uncorrelated_steps(many, ALPHA)
+    many[1:] += 0.1 * many[:-1]
+    assert not uncorrelated_steps(many, ALPHA), "too little to see in one pair"
+    assert uncorrelated_steps(many[:2], ALPHA)
     inside = rng.normal(size=(12, 4096))
     assert uncorrelated_inside(inside, ALPHA)
     assert not uncorrelated_inside((inside + 0.1 * np.roll(inside, 77, axis=1)), ALPHA)
     assert not uncorrelated_inside(np.concatenate([inside[:1, :2048], -inside[:1, :2048]], axis=1), ALPHA), "antithetic"
+
+
+def test_half_the_noise_with_the_other_sign_repeats_no_value_and_is_seen():
+    rng = np.random.default_rng(5)
+    kept = KeptNoise(4000, 4, LATTICE.scale, torch.device("cpu"))
+    for _ in range(4):
+        half = np.rint(rng.normal(0, LATTICE.scale, 2000))
+        kept.add(torch.from_numpy(np.concatenate([half, -half])))
+    assert not kept.coordinates_differ(ALPHA)
 
 
 def test_the_false_alarm_rate_is_what_it_says():
@@ -236,16 +281,23 @@ def test_fingerprints_are_of_enough_and_the_same_for_a_part():
     assert mask_bits(100, 0.5) == 100
     assert mask_bits(100, 1.0) == 0
     made = Fingerprint()
-    for step in range(20):
+    for step in range(40):
         made.add(bytes([step]), 50.0)
     assert len(made.marks) == len(set(made.marks)) == 4
     later = Fingerprint()
-    for step in range(2, 20):
+    for step in range(20, 40):
         later.add(bytes([step]), 50.0)
     assert {*made.marks} & {*later.marks}, "a part of the same steps"
     short = Fingerprint()
     short.add(b"x", 79.0)
     assert short.marks == ()
+
+
+def test_each_size_is_judged_and_their_total():
+    assert not sizes_plausible([40, 160], N, 0.25, ALPHA), "the total is what it should be"
+    assert sizes_plausible([121], N, 0.25, ALPHA)
+    assert not sizes_plausible([121] * 9, N, 0.25, ALPHA), "each alone may be"
+    assert not sizes_plausible([79] * 9, N, 0.25, ALPHA)
 
 
 def test_batches_beyond_the_table_are_impossible():

@@ -14,8 +14,10 @@ from client.training.lattice import Lattice
 from client.training.opacus_private import LatticeOptimizer, OpacusHooks, StepSeen
 from client.training.per_sample import attach
 from client.training.per_sample.attach import BookKeeping
+from client.training.per_sample.summed import SUM_ERROR
 from client.training.sampling import draw, members
 from compliance.errors import InputError, RunFailed
+from tests.small_models import bert, train_kinds
 from tests.tiny_bert import (
     SeededStream,
     save_tiny_bert,
@@ -161,6 +163,42 @@ def test_the_same_stream_gives_the_same_update_and_another_stream_another(folder
     assert one.tobytes() == two.tobytes()
     assert not np.allclose(one, other)
     assert one.dtype == np.float32
+
+
+def test_the_samplers_error_is_told_for_every_step_and_coordinate(folder, monkeypatch):
+    monkeypatch.setattr(dpsgd, "tv_error_femto", lambda _sampler, dimension, steps: (dimension, steps))
+    start = np.zeros(build_top(tiny_model(folder), folder, 2).get_flat().size, np.float32)
+    assert tiny_engine(folder).train(tiny_round(steps=3), start, SeededStream(1)).tv_error_femto == (start.size, 3)
+
+
+def test_the_noise_has_the_deviation_that_the_lattice_states(folder, monkeypatch):
+    """By as little as the rounding adds to the clip: too little for the noise itself to tell."""
+    made, asked = dpsgd._sampler, []
+    monkeypatch.setattr(dpsgd, "_sampler", lambda scale: asked.append(scale) or made(scale))
+    start = np.zeros(build_top(tiny_model(folder), folder, 2).get_flat().size, np.float32)
+    tiny_engine(folder).train(tiny_round(steps=1, clip_micro=700_000), start, SeededStream(1))
+    assert asked == [Lattice(0.7, start.size, 1.0).scale]
+
+
+@pytest.mark.parametrize(("expected", "records"), [(100, 100), (10, 40)])
+def test_the_noise_covers_the_sums_of_all_large_layers(monkeypatch, expected, records):
+    """As many records as the public batch or a pass holds; layers lie side by side, so their errors add in squares."""
+    monkeypatch.setattr(attach, "FLAT_BYTES", 0)
+    monkeypatch.setattr(attach, "LARGE", 1)
+    case = bert(lambda m: train_kinds(m, torch.nn.Linear, torch.nn.LayerNorm))
+    source = BookKeeping(case.model, case.trained, 40)
+    count, sizes = len(source.summed), [rows * columns for rows, columns in (s.shape for s in source.summed)]
+    assert count == 13
+    lattice, allowance = dpsgd._lattice(tiny_round(expected_batch=expected), 10**6, source)
+    assert allowance == SUM_ERROR * records
+    assert lattice.summed == sum(sizes)
+    assert lattice.sum_error == pytest.approx(allowance * count**0.5)
+    assert lattice.sensitivity >= 1.0 + lattice.gamma * ((10**6 + 3 * sum(sizes)) / 4) ** 0.5 + 2 * lattice.sum_error
+    monkeypatch.undo()
+    lattice, allowance = dpsgd._lattice(
+        tiny_round(expected_batch=expected), 10**6, BookKeeping(case.model, case.trained, 40)
+    )
+    assert (lattice.summed, lattice.sum_error, allowance) == (0, 0.0, 0.0)
 
 
 def test_rates_reach_head_and_adapters_apart(folder):

@@ -121,6 +121,39 @@ def test_the_check_sees_attention_that_treats_a_record_by_its_place(monkeypatch,
         check_top_places(top, examples, CPU, 20, 1, 20)
 
 
+@pytest.mark.parametrize("part", ["blocks", "squared_norms", "losses", "scores"])
+def test_the_check_sees_one_part_alone_that_follows_the_place(monkeypatch, part):
+    top, examples = top_and_records("classification", 32, 2, 7)
+    source = attach.BookKeeping
+    blocks, norms, losses, forward = source.blocks.fget, source.squared_norms, top.record_losses, top.forward
+
+    def at_odd_places(rows):
+        step = torch.arange(len(rows)) % 2 * 2.0**-20
+        return rows * (1 + step.view(-1, *[1] * (rows.dim() - 1)))
+
+    if part == "blocks":
+        monkeypatch.setattr(source, part, property(lambda self: tuple(map(at_odd_places, blocks(self)))))
+    elif part == "squared_norms":
+        monkeypatch.setattr(source, part, lambda self: at_odd_places(norms(self)))
+    elif part == "losses":
+        monkeypatch.setattr(top, "record_losses", lambda *rows: losses(*rows) + at_odd_places(torch.ones(20)))
+    else:
+        monkeypatch.setattr(
+            top, "forward", lambda x: forward(x) if torch.is_grad_enabled() else at_odd_places(forward(x))
+        )
+    with pytest.raises(InputError, match="RSD-2343") as caught:
+        check_top_places(top, examples, CPU, 20, 1, 20)
+    assert ("a score" if part == "scores" else "a gradient") in str(caught.value.found)
+
+
+def test_the_check_sees_a_record_that_follows_its_neighbours(monkeypatch):
+    top, examples = top_and_records("classification", 32, 2, 7)
+    honest = top.record_losses
+    monkeypatch.setattr(top, "record_losses", lambda x, y: honest(x, y) * (2 + x["hidden"].mean()))
+    with pytest.raises(InputError, match="RSD-2343"):
+        check_top_places(top, examples, CPU, 20, 1, 20)
+
+
 @pytest.mark.parametrize(("width", "heads", "tokens"), [(32, 2, 7), (36, 3, 9), (128, 2, 9)])
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_what_the_trunk_yields_stays_when_a_record_leaves(kind, width, heads, tokens):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from client.admission import Case
+from client.budget import check_terms
 from compliance.errors import InputError, Refused
 from compliance.privacy.accounting import epsilon
 from compliance.privacy.events import PrivacyEvent
@@ -74,8 +78,10 @@ def test_the_operators_calibration_leaves_room_for_the_evaluation() -> None:
         if enough:
             check_noise(asked, site)
         else:
-            with pytest.raises(Refused, match="RSD-4005"):
-                check_noise(asked, site)
+            case = cast("Case", SimpleNamespace(study=asked, terms=site, event=partial(study_event, asked, site)))
+            for check in (lambda s=site: check_noise(asked, s), lambda c=case: check_terms(c)):
+                with pytest.raises(Refused, match="RSD-4005"):
+                    check()
     least = terms.model_copy(update={"noise_multiplier_micro": noise - 10 ** (len(str(noise)) - 4)})
     with pytest.raises(Refused, match="RSD-4005"):  # four digits less: no room
         check_noise(asked, least)
@@ -110,6 +116,20 @@ def test_a_reservation_holds_the_rounds_and_the_evaluation(ledger: Ledger, tmp_p
     for changed in ((), (_event(3_999_999, 1, sample_denominator=1, tv_error_femto=1),), (ONCE, ONCE)):
         with pytest.raises(Refused, match="RSD-4107"):
             ledger.reserve("s", STUDY, ROUNDS, 8000, 10**5, also=changed)
+
+
+def test_a_limit_that_covers_the_rounds_alone_admits_no_study_that_also_evaluates(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "other.db") as other:
+        other.set_limit("s", 11_000, 10**5)
+        rounds, whole = (other.plan("s", ROUNDS, also).needed_milli for also in ((), (ONCE,)))
+        other.set_limit("s", whole - 1, 10**5)
+        assert rounds < whole
+        assert other.plan("s", ROUNDS).fits
+        assert not other.plan("s", ROUNDS, (ONCE,)).fits
+        for ask in (other.check, other.reserve):
+            with pytest.raises(Refused, match="RSD-4101"):
+                ask("s", STUDY, ROUNDS, 8000, 10**5, also=(ONCE,))
+        assert other.reservation("s", STUDY) is None
 
 
 def test_each_charge_is_paid_from_its_own_part_and_none_twice(ledger: Ledger) -> None:

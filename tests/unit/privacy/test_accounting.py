@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import subprocess
 import sys
 import time
@@ -103,6 +104,60 @@ def test_the_samplers_error_costs_one_plus_e_to_the_eps_times_itself() -> None:
     with pytest.raises(Refused, match="RSD-4003"):
         epsilon([event(tv_error_femto=tenth * 11)], 10**5)
     assert epsilon_rdp([event(tv_error_femto=tenth)], 10**5) > epsilon_rdp([event()], 10**5)
+
+
+def test_the_samplers_errors_of_all_events_add_up() -> None:
+    twice, once = (event(tv_error_femto=t) for t in (10**8, 5 * 10**7))
+    for of in (epsilon_coarse, epsilon_rdp):
+        whole = of([twice.model_copy(update={"steps": 200})], 10**5)
+        assert of([once, once], 10**5) == whole
+        assert whole > of([event(tv_error_femto=5 * 10**7, steps=200)], 10**5)
+
+
+def test_with_little_noise_the_samplers_error_still_comes_out_of_delta() -> None:
+    """Beyond eps 40, where Renyi DP is the bound."""
+    little = event(noise_micro=250_000, q_milli=1000, steps=5)
+    clean = epsilon([little], 10**5)
+    assert clean > accounting._LOUD_MILLI
+    with pytest.raises(Refused, match="RSD-4003"):
+        epsilon([little.model_copy(update={"tv_error_femto": 10**8})], 10**5)
+
+
+def test_eps_is_rounded_up() -> None:
+    for steps in range(10, 50, 10):
+        e = event(steps=steps)
+        merged = ((e.noise_multiplier_micro, e.rate, steps),)
+        exact = 1000 * accounting._distribution(merged, accounting._COARSE).get_epsilon_for_delta(1e-5)
+        assert exact <= epsilon_coarse([e], 10**5) <= exact + 1.001
+
+
+def test_what_the_samplers_error_adds_to_eps_costs_delta_again() -> None:
+    def at(delta: Fraction) -> int:
+        return math.ceil(200 * math.log(1 / delta))
+
+    found = accounting._with_sampler(at, 4 * 10**8, 10**5)
+    left = Fraction(1, 10**5) - Fraction(4 * 10**8, 10**15) * (1 + Fraction(math.exp(found / 1000)))
+    assert at(left) <= found
+
+
+def test_the_samplers_ratio_is_in_the_second_opinion_too() -> None:
+    plain = [event(steps=n) for n in range(1, 201)]
+    more = sum(epsilon_rdp([e.model_copy(update={"tv_error_femto": 1})], 10**5) for e in plain)
+    more -= sum(epsilon_rdp([e], 10**5) for e in plain)
+    assert more >= 0.7 * len(plain) * accounting.SAMPLER_MICRO_EPSILON / 1000
+
+
+def test_the_samplers_ratio_comes_out_of_delta_too() -> None:
+    """Draws within e^(+-rho) turn (eps, delta) into (eps + 2 N rho, e^(N rho) delta)."""
+    asked = list[Fraction]()
+
+    def at(delta: Fraction) -> int:
+        asked.append(delta)
+        return 0
+
+    accounting._with_sampler(at, 1, 10**5)
+    assert asked
+    assert max(asked) <= math.exp(-accounting.SAMPLER_MICRO_EPSILON / 2 / 1e6) / 10**5
 
 
 def test_units_do_not_mix_and_delta_must_be_small() -> None:

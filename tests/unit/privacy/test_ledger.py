@@ -14,6 +14,7 @@ from compliance.errors import CheckFailed, EnvironmentFault, InputError, Refused
 from compliance.privacy.events import PrivacyEvent
 from compliance.privacy.ledger import Ledger
 from compliance.privacy.ledger_records import LogHead
+from compliance.privacy.rdp_filter import sampler_allowance_femto
 
 STUDY = "a" * 64
 OTHER = "b" * 64
@@ -79,9 +80,9 @@ def test_two_studies_compose_below_the_sum_of_their_eps(ledger: Ledger) -> None:
 
 def test_another_event_or_claim_under_the_same_study_is_refused(ledger: Ledger) -> None:
     reserved(ledger)
-    for changed, eps in ((event(81), 8000), (event(), 7999)):
+    for changed, eps, inverse_delta in ((event(81), 8000, 10**5), (event(), 7999, 10**5), (event(), 8000, 10**5 - 1)):
         with pytest.raises(Refused, match="RSD-4107"):
-            ledger.reserve("site/thyroid", STUDY, changed, eps, 10**5)
+            ledger.reserve("site/thyroid", STUDY, changed, eps, inverse_delta)
 
 
 def test_units_do_not_mix_on_one_source(ledger: Ledger) -> None:
@@ -91,8 +92,13 @@ def test_units_do_not_mix_on_one_source(ledger: Ledger) -> None:
 
 
 def test_the_samplers_errors_have_their_own_limit(ledger: Ledger) -> None:
+    allowed = sampler_allowance_femto(11_000, 10**5)
+    too_many, just = event(tv_error_femto=allowed + 1), event(tv_error_femto=allowed)
+    assert not ledger.plan("site/thyroid", too_many).fits
     with pytest.raises(Refused, match="RSD-4103"):
-        ledger.reserve("site/thyroid", STUDY, event(tv_error_femto=10**9), 8000, 10**5)
+        ledger.reserve("site/thyroid", STUDY, too_many, 8000, 10**5)
+    assert ledger.plan("site/thyroid", just).fits
+    ledger.reserve("site/thyroid", STUDY, just, 8000, 10**5)
 
 
 def test_charges_are_numbered_chained_and_listed(ledger: Ledger) -> None:
@@ -141,6 +147,18 @@ def test_steps_add_up_against_the_reservation(ledger: Ledger) -> None:
         ledger.charge("site/thyroid", STUDY, 11, 1, event(8))
 
 
+def test_the_samplers_errors_add_up_against_the_reservation(ledger: Ledger) -> None:
+    ledger.reserve("site/thyroid", STUDY, event(tv_error_femto=10), 8000, 10**5)
+    ledger.charge("site/thyroid", STUDY, 1, 1, event(8, tv_error_femto=6))
+    with pytest.raises(Refused, match=r"RSD-4109.*sampler error 11 femto"):
+        ledger.charge("site/thyroid", STUDY, 2, 1, event(8, tv_error_femto=5))
+    ledger.charge("site/thyroid", STUDY, 2, 1, event(8, tv_error_femto=4))
+    ledger.release_unused(STUDY)
+    held = ledger.reservation("site/thyroid", STUDY)
+    assert held is not None
+    assert held.held() == (event(16, tv_error_femto=10),)
+
+
 def test_release_keeps_what_was_charged_and_closes(ledger: Ledger) -> None:
     reserved(ledger).charge("site/thyroid", STUDY, 1, 1, event(8))
     charged = ledger.balance("site/thyroid").charged_milli
@@ -151,6 +169,23 @@ def test_release_keeps_what_was_charged_and_closes(ledger: Ledger) -> None:
         ledger.charge("site/thyroid", STUDY, 2, 1, event(8))
     with pytest.raises(Refused, match="RSD-4104"):
         ledger.reserve("site/thyroid", STUDY, event(), 8000, 10**5)
+
+
+def test_release_closes_the_study_on_every_source(ledger: Ledger) -> None:
+    ledger.set_limit("a/other", 11_000, 10**5)
+    for source in ("a/other", "site/thyroid"):
+        ledger.reserve(source, STUDY, event(), 8000, 10**5)
+    ledger.release_unused(STUDY)
+    assert [ledger.spent(source) for source in ledger.sources()] == [0, 0]
+
+
+def test_an_entry_is_there_with_its_head_or_it_is_another_one(ledger: Ledger) -> None:
+    charge = reserved(ledger).charge("site/thyroid", STUDY, 1, 1, event(8))
+    assert ledger.holds("site/thyroid", charge.seq, charge.head)
+    assert not ledger.holds("site/thyroid", charge.seq, "0" * 64)  # an older ledger, put back and charged again
+    assert not ledger.holds("site/thyroid", charge.seq - 1, charge.head)
+    assert not ledger.holds("site/thyroid", charge.seq + 1, charge.head)
+    assert not ledger.holds("elsewhere", charge.seq, charge.head)
 
 
 def test_a_study_that_never_reserved_cannot_charge(ledger: Ledger) -> None:
@@ -175,6 +210,9 @@ def test_a_limit_is_lowered_freely_and_raised_by_policy_only(ledger: Ledger) -> 
     with pytest.raises(Refused, match="RSD-4102"):  # the policy before it was taken back with it
         ledger.set_limit("site/thyroid", 12_000, 10**5, policy_sha256="c" * 64)
     ledger.charge("site/thyroid", STUDY, 1, 1, event(60))
+    ledger.set_limit("site/thyroid", ledger.balance("site/thyroid").charged_milli, 10**5)
+    with pytest.raises(Refused, match=r"RSD-4101.*0 milli-eps left"):  # what was charged before counts along
+        ledger.charge("site/thyroid", STUDY, 2, 1, event(8))
 
 
 @pytest.mark.parametrize(
@@ -197,6 +235,14 @@ def test_everything_survives_reopening_and_only_the_owner_reads(ledger: Ledger, 
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.touch()
+    path.chmod(0o644)
+    with Ledger.open(path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def _seen(size: int, origin: str = "residency/tiny/a") -> LogHead:
     return LogHead(origin, size, sha256_hex(b"%d" % size))
 
@@ -210,13 +256,14 @@ def test_a_charge_keeps_what_the_log_was_and_the_longest_counts(ledger: Ledger, 
             ("site/thyroid", _seen(5)),
             ("site/thyroid", _seen(9)),
             ("site/thyroid", _seen(3, "residency/elsewhere/a")),
-            ("site/other", _seen(11)),
+            ("site/other", _seen(7)),
+            ("site/other", _seen(4, "residency/elsewhere/a")),
             ("site/other", None),
         ],
         1,
     ):
         ledger.charge(source, STUDY, number, 1, event(8), head)
-    wanted = {"residency/tiny/a": _seen(11), "residency/elsewhere/a": _seen(3, "residency/elsewhere/a")}
+    wanted = {"residency/tiny/a": _seen(9), "residency/elsewhere/a": _seen(4, "residency/elsewhere/a")}
     assert ledger.logs_seen() == wanted
     with Ledger.open(tmp_path / "ledger.db") as again:
         assert again.logs_seen() == wanted
