@@ -66,5 +66,5 @@ def refuse_filled(out: Path) -> None:
             rule="a demo never mixes with what is there",
             found="files" if out.is_dir() else "a file",
             limit="a new or empty folder",
-            next=f"choose another --out, or remove it: rm -r {out}",
+            next="choose another --out",
         )

@@ -172,7 +172,7 @@ def last_lines(findings: Findings, folders: Folders, seconds: float, peak_mib: i
     return [
         *(f"  {line}" for line in NOT_SHOWN),
         "",
-        f"TRY   residency verify {folders.bundle} --trust {folders.trust}",
+        f"TRY   residency verify {quoted(folders.bundle)} --trust {quoted(folders.trust)}",
         f"      residency explain {findings.stopped[0].code}",
         f"      open {folders.report}",
         f"took {seconds:.0f} s, peak memory {peak_mib} MiB over all processes",
