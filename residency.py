@@ -11,7 +11,7 @@ from typing import ClassVar, NoReturn
 
 import click
 
-from compliance.cli import emit_error, emit_json, nobody_reads, not_installed, system_refused, usage_error
+from compliance.cli import emit_error, emit_json, interrupted, nobody_reads, not_installed, system_refused, usage_error
 from compliance.errors import ResidencyError
 
 
@@ -19,9 +19,9 @@ class LazyGroup(click.Group):
     """Top of the command tree: name -> (module:attribute, one line of help)."""
 
     COMMANDS: ClassVar[dict[str, tuple[str, str]]] = {
-        "verify": ("compliance.commands.verify:verify", "Check a release bundle offline."),
+        "verify": ("compliance.commands.verify:verify", "Check a bundle, log, export, evidence or proof offline."),
         "key": ("compliance.commands.key:key", "Make and show signing keys."),
-        "consortium": ("compliance.commands.consortium:consortium", "The trust file: init, invite, admit, sign, show."),
+        "consortium": ("compliance.commands.consortium:consortium", "The trust file: members, keys and signatures."),
         "study": ("compliance.commands.study:study", "Write, check, sign, propose and answer studies."),
         "policy": ("compliance.commands.policy:policy", "The limits of a site."),
         "law": ("compliance.commands.law:law", "Law packs, and the set of them that a site adopts."),
@@ -117,6 +117,14 @@ def _end(error: ResidencyError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+def _interrupted() -> NoReturn:
+    error = interrupted()
+    if _wants_json():
+        _end(error)
+    click.echo(f"error {error.code}: {error.message}", err=True)
+    sys.exit(error.exit_code)
+
+
 def _prepare() -> None:
     """No telemetry and no network of the libraries, and a terminal that can show any name."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -132,16 +140,14 @@ def main() -> None:
     _prepare()
     try:
         cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit(130)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _interrupted()
     except click.ClickException as e:
         if _wants_json():
             emit_json("residency.usage/1", {}, usage_error(e))
         else:
             e.show()
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except OSError as e:
         _end(system_refused(e))
     except Exception as e:  # noqa: BLE001 - the last line of defence: a bug is reported as one

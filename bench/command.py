@@ -39,7 +39,7 @@ def _timed(repeats: int, work: Callable[[], object]) -> list[float]:
 
 
 @bench.command()
-@click.option("--runs", type=int, default=3, show_default=True)
+@click.option("--runs", type=int, default=3, show_default=True, help="How often, each with other noise.")
 @click.option("--head-only", is_flag=True, help="Without adapters.")
 @click.option("--pooled", is_flag=True, help="All rows in one place.")
 @click.option("--set", "changes", default="{}", help="JSON: fields of the setting to change.")

@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from client import doctor_machine
 from client.denial import denied
-from client.home import AgentConfig, AgentHome, OpenLaw, OpenPolicy, packs
+from client.home import AgentConfig, AgentHome, OpenLaw, OpenPolicy, missing_keys, packs
 from client.standing import decided
 from compliance import doctor, doctor_facts
 from compliance.clock import now, parse_time
-from compliance.doctor import Check, Fact, Limits, examine
+from compliance.doctor import Check, Fact, Limits, Unmet, examine
 from compliance.doctor_law import law_checks
 from compliance.errors import InputError
 from compliance.files import read_bytes
@@ -59,20 +59,26 @@ class Doctor:
         self.signer: Fact[Signer] = Fact("keys/agent.key", lambda: read_signer(self.path / "keys" / "agent.key"))
         self.policy: Fact[OpenPolicy] = Fact("policy.json", self._open_policy)
         self.law: Fact[OpenLaw] = Fact("law.json", lambda: self.home.law(self.anchor.need(), self.policy.need().policy))
-        self.server: Fact[ServerFacts] = Fact("the server", lambda: self.ask(self.path))
+        self.server: Fact[ServerFacts] = Fact("the server", self._ask)
 
     def _open_policy(self) -> OpenPolicy:
         self.config.need()  # whose policy it must be
         return self.home.policy(self.anchor.need())
 
+    def _ask(self) -> ServerFacts:
+        self._need_keys("keys/node.key")
+        return self.ask(self.path)
+
+    def _need_keys(self, *names: str) -> None:
+        """Raises Unmet for a key that is not there: the check of the keys says what to do."""
+        lacking = [name for name in missing_keys(self.path) if name in names]
+        if lacking:
+            raise Unmet(f"needs {', '.join(lacking)}, which is missing: see keys")
+
     def standing(self) -> Iterator[Check]:
         """Keys, certificate, trust file, policy, and the law set that it names."""
         yield from examine("home", lambda: Check("home", "ok", f"{self.config.get().site}, {self.path.name}"))
-        names = ("keys/agent.key", "keys/node.key")
-        secret = ("keys/rows.secret",) if (self.path / "keys" / "rows.secret").exists() else ()
-        yield from examine(
-            "keys", lambda: doctor.private_modes("keys", doctor_facts.modes(self.path, (*names, *secret)))
-        )
+        yield from self.keys()
         yield from examine("keys in the trust file", self._agreement)
         yield from examine("signing keys", self._periods)
         yield from self.certificate()
@@ -80,6 +86,12 @@ class Doctor:
         yield from self.trust()
         yield from examine("policy", self._policy)
         yield from examine("law set", self._law)
+
+    def keys(self) -> list[Check]:
+        """That the private keys and secrets are there, and their owner's alone."""
+        secret = ("keys/rows.secret",) if (self.path / "keys" / "rows.secret").exists() else ()
+        names = ("keys/agent.key", "keys/node.key", *secret)
+        return examine("keys", lambda: doctor.private_modes("keys", doctor_facts.modes(self.path, names)))
 
     def trust(self) -> list[Check]:
         """Until when the installed trust file holds."""
@@ -94,6 +106,7 @@ class Doctor:
         return examine("certificate", self._certificate)
 
     def _certificate(self) -> Check:
+        self._need_keys("keys/node.key")
         found = doctor_facts.certificate(self.path / "certs" / "site.crt")
         if found.public_key != _public_pem(self.path / "keys" / "node.key"):
             return Check(
@@ -108,6 +121,7 @@ class Doctor:
         return doctor.key_period("CA", found.not_before, found.not_after, self.at, self.limits.near_end, advice)
 
     def _agreement(self) -> Check:
+        self._need_keys("keys/agent.key", "keys/node.key")
         own, trust = self.signer.get().identity, self.anchor.need().trust
         node = _public_pem(self.path / "keys" / "node.key").decode("ascii")
         people = tuple(load_public(self.path / "people" / f"{r}.pub.json") for r in ("signatory", "dpo"))
@@ -142,6 +156,7 @@ class Doctor:
         return examine("clock", lambda: doctor.clock("clock", self.server.need().skew_s, self.limits))
 
     def _door(self) -> Check:
+        self._need_keys("keys/node.key")
         identity = (self.path / "certs" / "site.crt", self.path / "keys" / "node.key")
         return door("server", doctor_facts.door(self.config.need().server, self.path / "ca.crt", identity))
 

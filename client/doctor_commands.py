@@ -59,10 +59,11 @@ def everything(looked: Doctor) -> Iterator[Check]:
 
 
 def serving(looked: Doctor) -> Iterator[Check]:
-    """Whether the agent takes part now: it runs, its server takes its certificate, and it can write."""
+    """Whether the agent takes part now: it runs, has its keys, its server takes its certificate, and it can write."""
     from client.doctor_stores import Stores  # noqa: PLC0415 - loads numpy
 
     yield from looked.process(must=True)
+    yield from looked.keys()
     yield from looked.certificate()
     yield from looked.trust()
     yield from looked.doors()

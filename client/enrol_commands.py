@@ -14,7 +14,7 @@ from compliance.cli import Result, command
 from compliance.clock import now, rfc3339
 from compliance.errors import InputError, UsageError
 from compliance.files import read_bytes, write_durably
-from compliance.identity import load_public
+from compliance.identity import PublicIdentity, load_public
 from compliance.trust.enrol import Invitation, open_invitation
 
 
@@ -55,15 +55,32 @@ def enroll(invitation: Path | None, home: Path, out: Path | None, days: int, **f
 def _enrol(home: Path, file: Path, out: Path | None, days: int, people: tuple[Path | None, Path | None]) -> list[str]:
     from client import enrolment  # noqa: PLC0415 - loads the law engine
 
-    signatory, dpo = people
-    if signatory is None or dpo is None:
+    if people[0] is None or people[1] is None:
         raise UsageError("RSD-1233", "an invitation needs --signatory and --dpo", next="see agent enroll -h")
     if out is not None and out.exists():
         raise InputError("RSD-1234", f"{out} exists already", next="choose another --out")
     until = rfc3339(now() + timedelta(days=days))
-    request = enrolment.enrol(home, file, load_public(signatory), load_public(dpo), until)
+    signatory, dpo = _roles(load_public(people[0]), load_public(people[1]))
+    request = enrolment.enrol(home, file, signatory, dpo, until)
     invitation = open_invitation(read_bytes(file, "invitation"), str(file))
     return _hand_over(AgentHome(home), invitation, request, out)
+
+
+def _roles(signatory: PublicIdentity, dpo: PublicIdentity) -> tuple[PublicIdentity, PublicIdentity]:
+    """Both, each in the role that its option names. Raises InputError RSD-1236."""
+    found = (signatory.role, dpo.role)
+    if found == ("signatory", "dpo"):
+        return signatory, dpo
+    if found == ("dpo", "signatory"):
+        message, then = "--signatory and --dpo are swapped", "give each file with the option of its role"
+    else:
+        message = "--signatory and --dpo do not both name a key of that role"
+        then = "give the public key that was made with residency key new --role signatory, and the one of --role dpo"
+    raise InputError(
+        "RSD-1236", message, rule="each person signs in one role",
+        found=f"--signatory: {found[0]} key, --dpo: {found[1]} key",
+        limit="--signatory: signatory key, --dpo: dpo key", next=then,
+    )  # fmt: skip
 
 
 def _hand_over(home: AgentHome, invitation: Invitation, request: bytes, out: Path | None) -> list[str]:

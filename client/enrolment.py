@@ -11,7 +11,7 @@ from client.home import AgentHome, new_node_key, open_own_law, open_own_policy
 from compliance.canonical import canonical
 from compliance.clock import now, parse_time, rfc3339
 from compliance.errors import InputError, Refused
-from compliance.files import read_bytes, write_durably
+from compliance.files import quoted, read_bytes, write_durably
 from compliance.identity import PublicIdentity, Role, load_public, new_signer, save_signer
 from compliance.pki import SiteCertificate, read_site_certificate, signed_by
 from compliance.policy_file import signed_policy
@@ -35,13 +35,7 @@ def enrol(home: Path, invitation_file: Path, signatory: PublicIdentity, dpo: Pub
         if waiting and claimed_invitation(read_bytes(kept, "the request"), str(kept)) == invitation.digest:
             _check_same_people(home, signatory, dpo)
             return read_bytes(kept, "the request")
-        raise InputError(
-            "RSD-1208",
-            f"{home} is an agent's home already",
-            found="agent.json",
-            limit="a new folder",
-            next="use another --home, or go on with this one: residency agent status",
-        )
+        raise _other_invitation(home, kept, invitation) if waiting else _home_exists(home)
     agent = new_signer("agent", invitation.site, rfc3339(now()), until)
     with new_folder(home) as making:
         save_signer(agent, making / "keys")
@@ -53,6 +47,31 @@ def enrol(home: Path, invitation_file: Path, signatory: PublicIdentity, dpo: Pub
         write_durably(making / kept.name, request)
         write_durably(making / "agent.json", canonical(_config(invitation)))
     return request
+
+
+def _home_exists(home: Path) -> InputError:
+    return InputError(
+        "RSD-1208",
+        f"{home} is an agent's home already",
+        rule="a home holds the keys of one enrolment",
+        found="agent.json",
+        limit="a new folder",
+        next="keep this folder, which holds its keys and its log, and enrol in another --home; or go on with it:"
+        f" residency agent status --home {quoted(home)}",
+    )
+
+
+def _other_invitation(home: Path, kept: Path, given: Invitation) -> InputError:
+    """The home waits for the certificate of another invitation, which a newer one may have retired (RSD-6223)."""
+    return InputError(
+        "RSD-1208",
+        f"{home} was made with another invitation, and has no certificate",
+        rule="a home holds the keys of one enrolment",
+        found=f"invitation {given.digest[:12]}",
+        limit=f"invitation {claimed_invitation(read_bytes(kept, 'the request'), str(kept))[:12]}",
+        next="if the earlier invitation was retired (RSD-6223), its enrolment is given up: remove this folder, or leave"
+        " it and give another --home, and repeat the command; else go on here with the earlier invitation",
+    )
 
 
 def _person(home: Path, role: str) -> Path:
@@ -120,14 +139,15 @@ def need_certificate(home: AgentHome) -> Path:
     """The installed certificate's file. Raises Refused RSD-6211 if there is none: then no door opens."""
     file = certificate_file(home.path)
     if not file.exists():
+        at = quoted(home.path)
         raise Refused(
             "RSD-6211",
             "this agent has no certificate for the operator's doors",
             rule="the doors speak mutual TLS",
             found="no certs/site.crt",
             limit="a certificate for this site's node key",
-            next=f"residency agent enroll INVITATION --home {home.path} --signatory S --dpo D, or, with the file that"
-            f" the operator sent: residency agent enroll --home {home.path} --certificate FILE",
+            next=f"residency agent enroll INVITATION --home {at} --signatory S --dpo D, or, with the file that the"
+            f" operator sent: residency agent enroll --home {at} --certificate FILE",
         )
     return file
 

@@ -253,13 +253,35 @@ class AgentHome:
         return read_bytes(file, "row secret")
 
     def need_private_keys(self) -> None:
-        """Nobody but their owner may read the agent's keys and secrets. Raises InputError RSD-6022."""
+        """The agent's keys are there, and nobody but their owner may read them or the secrets.
+
+        Raises InputError RSD-1237, RSD-6022.
+        """
+        lacking = missing_keys(self.path)
+        if lacking:
+            raise _keys_lost(lacking)
         for path in sorted(p for p in (self.path / "keys").glob("*") if p.suffix in {".key", ".secret"}):
             must_be_private(path)
 
     def study_folder(self, study: str) -> Path:
         """Where the state of one study lives."""
         return self.path / "studies" / study
+
+
+def missing_keys(home: Path) -> tuple[str, ...]:
+    """Which of the two keys that an agent signs and connects with are not in its home, by their paths in it."""
+    return tuple(name for name in ("keys/agent.key", "keys/node.key") if not (home / name).exists())
+
+
+def _keys_lost(names: tuple[str, ...]) -> InputError:
+    return InputError(
+        "RSD-1237",
+        f"this home lacks {' and '.join(names)}",
+        rule="an agent signs with its agent key, and connects with its node key; nothing makes a second one",
+        found=f"no {', no '.join(names)}",
+        limit="both keys of this site",
+        next="put back the keys from your copy of them, or restore a backup made with --keys: residency agent restore",
+    )
 
 
 def _secret_lost() -> EnvironmentFault:

@@ -92,6 +92,7 @@ def run_node(
     ever.
     """
     os.environ.update(flwr_private.QUIET_ENVIRONMENT)
+    flwr_private.plain_console()
     key = load_node_key(config.node_key)
     flwr_private.fleet(), flwr_private.messages()
     failures = 0

@@ -214,8 +214,9 @@ def check_policy_owner(policy: SitePolicy, site: str, jurisdiction: str) -> None
     if (policy.site, policy.jurisdiction) != (site, jurisdiction):
         raise Refused(
             "RSD-2204",
-            "this policy belongs to another site",
+            f"this policy belongs to another {'site' if policy.site != site else 'jurisdiction'}",
+            rule="a policy is of one site, where the trust file places it",
             found=f"{policy.site} ({policy.jurisdiction})",
             limit=f"{site} ({jurisdiction})",
-            next="install the policy that this site's signatory signed",
+            next="give the policy that this site's signatory signed for where it is, or make it: residency policy init",
         )

@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from compliance.canonical import Json
-from compliance.errors import EnvironmentFault, ResidencyError, UsageError
+from compliance.errors import EnvironmentFault, Interrupted, ResidencyError, UsageError
 
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -103,6 +103,18 @@ def system_refused(error: OSError) -> EnvironmentFault:
     )
 
 
+def interrupted() -> Interrupted:
+    """RSD-7005 of a command that somebody stopped, with Ctrl-C or where it asked something."""
+    return Interrupted(
+        "RSD-7005",
+        "the command was interrupted before its end",
+        rule="what a command did not report is not known to be done",
+        found="an interrupt",
+        limit="the end of the command",
+        next="look at what is there, then repeat the command",
+    )
+
+
 def command(schema: str) -> Callable[[Callable[..., Result]], Callable[..., None]]:
     """Turn a function that returns a Result into a click callback with --json, exit codes and printed errors."""
 
@@ -117,6 +129,10 @@ def command(schema: str) -> Callable[[Callable[..., Result]], Callable[..., None
                 raise
             except OSError as e:
                 result = Result(error=system_refused(e))
+            except KeyboardInterrupt:
+                if not as_json:
+                    raise
+                result = Result(error=interrupted())
             try:
                 _emit(schema, result, as_json=as_json)
                 sys.stdout.flush()

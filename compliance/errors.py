@@ -9,6 +9,7 @@
      |- PeerUnreachable   exit 6   the other side does not answer
      |- EnvironmentFault  exit 7   this machine: disk, port, versions, clock
      |- RunFailed         exit 8   a run ended without its result
+     |- Interrupted       exit 130 somebody stopped the command
      `- InternalBug       exit 70  please report
 
 An error says what was refused (`message`), by which rule (`rule`), both values (`found`, `limit`) and what to do next
@@ -107,6 +108,12 @@ class RunFailed(ResidencyError):
     """A run ended without its result."""
 
     exit_code = 8
+
+
+class Interrupted(ResidencyError):
+    """Somebody at this machine stopped the command; no peer ever sends it."""
+
+    exit_code = 130
 
 
 class InternalBug(ResidencyError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -13,6 +14,11 @@ from typing import Final
 from compliance.errors import EnvironmentFault, InputError
 
 MOST_BYTES: Final = 64 << 20  # of one input file that is read whole
+
+
+def quoted(path: Path) -> str:
+    """`path` as one word of a command line that people copy into a shell."""
+    return shlex.quote(str(path))
 
 
 def sync_folder(folder: Path) -> None:
@@ -117,7 +123,7 @@ def must_be_private(path: Path) -> None:
             rule="a private key is its owner's alone",
             found=f"mode {mode:04o}",
             limit="mode 0600",
-            next=f"chmod 600 {path}; ask who may have read it, and have the key replaced if somebody may have",
+            next=f"chmod 600 {quoted(path)}; ask who may have read it, and have the key replaced if somebody may have",
         )
 
 

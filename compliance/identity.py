@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from compliance.canonical import Json, b64decode, b64encode, canonical, parse_canonical, sha256_hex
 from compliance.clock import parse_time, time_or_none
 from compliance.errors import CheckFailed, EnvironmentFault, InputError
-from compliance.files import must_be_private, read_bytes, write_durably
+from compliance.files import must_be_private, quoted, read_bytes, write_durably
 from compliance.training_spec import Frozen
 from compliance.validation import load_model
 
@@ -130,8 +130,17 @@ def save_signer(signer: Signer, folder: Path) -> tuple[Path, Path]:
 
 
 def load_public(path: Path) -> PublicIdentity:
-    """Read a `.pub.json`. Raises InputError."""
+    """Read a `.pub.json`. Raises InputError: RSD-6005 for a private key, of which nothing is shown."""
     data = read_bytes(path, "public key").rstrip(b"\n")
+    if b"PRIVATE KEY-----" in data:
+        raise InputError(
+            "RSD-6005",
+            f"{path} is the private key; a public key file is asked for here",
+            rule="a private key stays with its holder",
+            found="a private key",
+            limit="the .pub.json that was made with it",
+            next=f"give {quoted(path.with_suffix('.pub.json'))}",
+        )
     return load_model(PublicIdentity, parse_canonical(data, str(path)), "RSD-6003", str(path))
 
 

@@ -20,6 +20,10 @@ M = TypeVar("M", bound=BaseModel)
 _MOST_YAML = 1 << 20  # bytes: files that people write, and a slow parser
 _MOST_SHOWN: Final = 80  # characters of a value
 _WORDY: Final = re.compile(r"^(Value error, |Input should be |String should |Tuple should )")
+_SPOKEN: Final = {  # patterns that people meet, in words
+    r"^[a-z0-9][a-z0-9-]{0,62}$": "small letters, digits and hyphens, no hyphen first, at most 63 characters",
+    r"^[A-Z]{2}$": "the two capital letters of a country, e.g. DE",
+}
 _PART: Final = re.compile(r"([^.\[\]]+)|\[([0-9]+)\]")
 
 
@@ -89,6 +93,8 @@ def _mistake(value: object, err: Any) -> Mistake:
     limit = {"missing": "a value", "unknown field": "only fields of the schema"}.get(message)
     if err["type"] == "union_tag_invalid":
         found, limit = str(err["ctx"]["tag"]), str(err["ctx"]["expected_tags"])
+    elif (words := _spoken(err)) is not None:
+        limit = words
     elif err["type"] == "value_error" and isinstance(err["input"], dict):
         found, limit = message, "fields that fit each other"
     return Mistake(_dotted(_place(value, err)), message, found=found, limit=limit or _WORDY.sub("", err["msg"]))
@@ -129,9 +135,15 @@ def _plain(err: Any) -> str:
         return "missing"
     if err["type"] == "union_tag_invalid":
         return f"must be one of {err['ctx']['expected_tags']} (found {err['ctx']['tag']!r})"
+    words = _spoken(err)
     shown = err.get("input")
     value = f" (found {shown!r})" if isinstance(shown, int | str | float | bool) else ""
-    return f"{err['msg'].removeprefix('Value error, ')}{value}"
+    return f"{f'must be {words}' if words else err['msg'].removeprefix('Value error, ')}{value}"
+
+
+def _spoken(err: Any) -> str | None:
+    """The pattern that a string does not match, in words."""
+    return _SPOKEN.get(err["ctx"]["pattern"]) if err["type"] == "string_pattern_mismatch" else None
 
 
 def _dotted(loc: tuple[int | str, ...]) -> str:

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from compliance.files import quoted
 from demo.attacks import Stopped
 from demo.cast import CONSORTIUM, OPERATOR, OPERATOR_JURISDICTION, SITES, Folders
 from demo.data import CALIBRATION_ROWS, HOLDOUT_ROWS

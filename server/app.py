@@ -25,6 +25,7 @@ def main(grid: Grid, context: Context) -> None:
     """Coordinate the run's study. Errors of the coordinator end the run as failed, with their text in its status."""
     if server := os.environ.get(SERVER_PID):
         end_with(int(server))
+    flwr_private.plain_console()
     flwr_private.hasten_pulls()
     heap.keep()
     coordinator = importlib.import_module("server.coordinator")

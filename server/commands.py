@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from compliance.canonical import Json
 from compliance.cli import Result, command, emit_error, emit_json, table
 from compliance.clock import now
 from compliance.errors import InputError, ResidencyError
@@ -112,7 +113,10 @@ def status(home: Path) -> Result:
 
     place = OperatorHome(home)
     with open_control(home) as control:
-        sites = connected_sites(home, control) if place.trust_file.exists() else {}
+        if not place.trust_file.exists():
+            control.nodes()  # it answers: it runs
+            return _before_trust(place)
+        sites = connected_sites(home, control)
     if not sites:
         raise InputError("RSD-8210", "no site stands in the trust file", next="residency consortium admit")
     suspended = sorted(path.stem for path in place.suspended.glob("*.json"))
@@ -127,6 +131,14 @@ def status(home: Path) -> Result:
     fields |= {"witnesses": [w.as_json() for w in witnesses]}
     told = [f"witness    {w.line()}" for w in witnesses]
     return Result(fields, [*table(["site", "connection"], rows), *told, *(a.line() for a in alarms)], trouble)
+
+
+def _before_trust(place: OperatorHome) -> Result:
+    """A server that only enrols: nobody is admitted, and no outside witness is named."""
+    alarms = _alarms(place) if place.log_file.exists() else ()
+    fields: dict[str, Json] = {"sites": {}, "suspended": [], "alarms": [a.as_json() for a in alarms], "witnesses": []}
+    told = "no trust file: nobody is admitted; the server runs, and only enrols (next: residency consortium admit)"
+    return Result(fields, [told, *(a.line() for a in alarms)])
 
 
 def _alarms(place: OperatorHome) -> tuple[Alarm, ...]:

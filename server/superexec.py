@@ -72,8 +72,12 @@ def superexec_command(address: str, ca: Path, secret: Path) -> tuple[str, ...]:
 
 
 def superexec_environment(home: Path, flower_home: Path, poll_s: float) -> dict[str, str]:
-    """This process's environment with Flower's reporting off, a FLWR_HOME of its own and the server's home in it."""
+    """This process's environment with Flower's reporting off, a FLWR_HOME of its own and the server's home in it.
+
+    Unless it says another, only warnings are logged: Flower's program colours its lines in a file too.
+    """
     return {
+        "FLWR_LOG_LEVEL": "WARNING",
         **os.environ,
         **flwr_private.QUIET_ENVIRONMENT,
         "PATH": f"{scripts_folder()}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

@@ -30,6 +30,7 @@ def flower_app(tls: TlsFiles, token: bytes, secret: bytes, host: str, private_po
     Raises EnvironmentFault RSD-7102, RSD-7103 if Flower, its private names or its middleware are others.
     """
     f = flwr_private.superlink()
+    flwr_private.plain_console()
     logging.getLogger("flwr").setLevel(logging.WARNING)
     certificates = tuple(read_bytes(p, "the TLS material") for p in (tls.ca, tls.certificate, tls.key))
     settings = f.SuperLinkLifespanConfig(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import sys
 from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any, Final
@@ -78,6 +79,9 @@ NAMES: Final[dict[str, dict[str, str]]] = {
         "DecodeError": "google.protobuf.message",
         "SUPERLINK_NODE_ID": "flwr.common.constant",
     },
+    "console": {  # how its log lines look
+        "update_console_handler": "flwr.supercore.logger",
+    },
     "grid": {  # what a ServerApp's process needs to be quick
         "HttpGrid": _HTTP_GRID,
         "pull_objects": _HTTP_GRID,  # the name that HttpGrid.pull_messages calls
@@ -141,6 +145,7 @@ SIGNATURES: Final[dict[str, tuple[str, ...]]] = {
     "messages.make_pull_object_fn_protobuf": ("pull_object_protobuf", "node", "run_id"),
     "messages.make_push_object_fn_protobuf": ("push_object_protobuf", "node", "run_id", "session_id"),
     "messages.make_confirm_message_received_fn_protobuf": ("confirm_message_received_protobuf", "node", "run_id"),
+    "console.update_console_handler": ("level", "timestamps", "colored"),
     "grid.pull_objects": _PULL_OBJECTS,
     "grid.HttpGrid.pull_messages": ("self", "message_ids"),
     "superlink.create_app": ("config", "superlink_lifespan_class"),
@@ -204,6 +209,19 @@ def grid() -> SimpleNamespace:
 def control() -> SimpleNamespace:
     """Names for the operator's control client. Raises EnvironmentFault RSD-7102, RSD-7103."""
     return _load("control")
+
+
+def console() -> SimpleNamespace:
+    """Names for Flower's log lines. Raises EnvironmentFault RSD-7102, RSD-7103."""
+    return _load("console")
+
+
+def plain_console() -> None:
+    """No colours in what Flower's logger writes from now on, unless stderr is a terminal: a file keeps plain text.
+
+    Raises EnvironmentFault RSD-7102, RSD-7103.
+    """
+    console().update_console_handler(colored=sys.stderr.isatty())
 
 
 @cache

@@ -13,6 +13,7 @@ from compliance.commands.audit_evidence import evidence
 from compliance.commands.desk import serve
 from compliance.commands.shared import FILE
 from compliance.errors import CheckFailed, InputError, UsageError
+from compliance.files import quoted
 from compliance.law.vocabulary import RECORD_CLASSES
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def explain(path: Path, log: str | None, entry: int | None, packs: Path | None) 
             f"entry {entry} of log {name} is no decision that is shown here",
             found=entry,
             limit=", ".join(str(e.index) for e, _ in source.decisions[name][:20]),
-            next=f"residency audit explain {path} lists the denials",
+            next=f"residency audit explain {quoted(path)} lists the denials",
         )
     replayed = made(source, name, *found)
     fields = {

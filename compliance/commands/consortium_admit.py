@@ -11,9 +11,9 @@ import click
 from compliance.cli import Result, command
 from compliance.clock import now, rfc3339
 from compliance.commands.shared import FILE, home_option, out_option
-from compliance.commands.trust_view import trust_fields, trust_lines
+from compliance.commands.trust_view import sign_line, trust_fields, trust_lines
 from compliance.errors import InputError, Refused, UsageError
-from compliance.files import read_bytes, refuse_existing, write_durably, write_new
+from compliance.files import quoted, read_bytes, refuse_existing, write_durably, write_new
 from compliance.identity import PublicIdentity, Signer, load_public
 from compliance.law.countries import COUNTRIES, need_countries
 from compliance.law.model import Party
@@ -55,17 +55,31 @@ def invite(site: str, jurisdiction: str, days: int, home: Path, out: Path) -> Re
     except BaseException:
         out.unlink(missing_ok=True)
         raise
+    earlier = _earlier_places(place, site, retired) - {jurisdiction}
+    kit = quoted(Path(out.name))
     lines = [
         f"invitation {invitation.digest[:12]} of {site} ({jurisdiction}), until {invitation.token_expires}",
         f"file       {out}, readable by you alone",
         "secret     whoever holds the file can enrol as this site, once: hand it over like a password",
         *(f"retired    invitation {digest[:12]}, which no longer holds" for digest in retired),
-        "next       the site: residency agent enroll " + out.name,
+        *(
+            f"changed    {site} was in {before} until now; this invitation places it in {jurisdiction}"
+            for before in sorted(earlier)
+        ),
+        f"next       the site: residency agent enroll {kit} --signatory signatory.pub.json --dpo dpo.pub.json",
     ]
     fields = {
         "site": site, "jurisdiction": jurisdiction, "digest": invitation.digest, "file": str(out), "retired": retired,
+        "earlier_jurisdictions": sorted(earlier),
     }  # fmt: skip
     return Result({**fields, "token_expires": invitation.token_expires}, lines)
+
+
+def _earlier_places(place: OperatorHome, site: str, retired: list[str]) -> set[str]:
+    """Where the site's retired invitations and the trust file say that it is."""
+    kept = {place.read_invited(place.invitations / f"{digest}.json").jurisdiction for digest in retired}
+    members = place.anchor().trust.sites if place.trust_file.exists() else ()
+    return kept | {m.jurisdiction for m in members if m.name == site}
 
 
 def _refuse_taken(place: OperatorHome, site: str) -> None:
@@ -182,11 +196,7 @@ def _draft(
     place.record({"act": "draft", "draft": draft.digest, "joining": sorted(r.site for r in asked)})
     write_new(out, draft.encode() + b"\n")
     trust, _ = parse_trust(draft.encode(), str(out))
-    lines = [
-        *trust_lines(trust, draft),
-        f"next       each signatory: residency consortium sign {out} --key signatory.key",
-    ]
-    return Result(trust_fields(trust, draft), lines)
+    return Result(trust_fields(trust, draft), [*trust_lines(trust, draft), sign_line(out)])
 
 
 def _taken_in(place: OperatorHome, path: Path) -> EnrolmentRequest:

@@ -10,9 +10,9 @@ import click
 from compliance.cli import Result, command
 from compliance.clock import now, rfc3339
 from compliance.commands.shared import FILE, home_option, load_role, must_sign_at, out_option
-from compliance.commands.trust_view import trust_fields, trust_lines
+from compliance.commands.trust_view import sign_line, trust_fields, trust_lines
 from compliance.errors import InputError, Refused
-from compliance.files import read_bytes, refuse_existing, sync_folder, write_durably, write_new
+from compliance.files import quoted, read_bytes, refuse_existing, sync_folder, write_durably, write_new
 from compliance.identity import Envelope
 from compliance.pki import renew_server_certificate
 from compliance.tls import certificate_days_left
@@ -102,7 +102,7 @@ def revoke(
         write_new(out, draft.encode() + b"\n")
         trust, _ = parse_trust(draft.encode(), str(out))
         fields |= {"draft": trust_fields(trust, draft), "file": str(out)}
-        lines += [*trust_lines(trust, draft), f"next       each signatory: residency consortium sign {out} --key KEY"]
+        lines += [*trust_lines(trust, draft), sign_line(out)]
     return Result(fields, lines, trouble)
 
 
@@ -119,7 +119,7 @@ def _revoke_witness(
     write_new(out, draft.encode() + b"\n")
     trust, _ = parse_trust(draft.encode(), str(out))
     fields = {"site": holder, "suspended": False, "draft": trust_fields(trust, draft), "file": str(out)}
-    lines = [*trust_lines(trust, draft), f"next       each signatory: residency consortium sign {out} --key KEY"]
+    lines = [*trust_lines(trust, draft), sign_line(out)]
     return Result(fields, lines)
 
 
@@ -174,10 +174,10 @@ def leave(key_file: Path, trust_file: Path, reason: str, out: Path) -> Result:
     envelope = make_leave(signer, anchor.trust, anchor.digest, reason)
     open_leave(envelope.encode(), anchor, str(out))
     write_new(out, envelope.encode() + b"\n")
-    site = signer.identity.holder
+    site, name = signer.identity.holder, quoted(Path(out.name))
     lines = [
         f"leave      {site} leaves {anchor.trust.consortium}, digest {envelope.digest[:12]}",
         f"file       {out}",
-        f"next       the operator: residency consortium revoke {site} --leave {out.name} --reason TEXT --out DRAFT",
+        f"next       the operator: residency consortium revoke {site} --leave {name} --reason TEXT --out DRAFT",
     ]
     return Result({"site": site, "digest": envelope.digest, "file": str(out)}, lines)

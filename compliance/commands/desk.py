@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +40,7 @@ def serve(
 ) -> None:
     """Show bundles, run folders, homes and logs as a web page, read only, on this machine alone.
 
-    Reads everything once, prints the address, and serves until it is interrupted. It needs no network and sends
+    Reads everything once, prints the address, and serves until Ctrl-C or SIGTERM. It needs no network and sends
     nothing. On anything but loopback it wants a token and TLS.
 
     \b
@@ -82,6 +83,8 @@ def _serve(
     with doors.bind(*where) as door:
         desk = _read(paths, load_anchor(anchor_file))
         draw(desk)
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises again, at its end, what ended it
+            signal.signal(number, lambda *_: sys.exit(0))
         _announce(doors.address_of(where[0], door, tls=tls), desk, as_json=as_json)
         hosts = None if login is not None else doors.hosts_of(door.getsockname()[1], tls=tls)
         doors.server(app(desk, hosts=hosts, login=login), certificate, key).run(sockets=[door])

@@ -13,7 +13,7 @@ import click
 
 from compliance.cli import Result, command
 from compliance.clock import now
-from compliance.commands.advised import Given, given_options, ground, seal_advice
+from compliance.commands.advised import Given, Told, given_options, ground, seal_advice, told_options
 from compliance.commands.shared import FILE, key_option, load_role, must_sign_at, out_option
 from compliance.errors import Refused
 from compliance.files import read_bytes, refuse_existing, write_new
@@ -57,25 +57,21 @@ def init(site: str, jurisdiction: str, left_out: tuple[str, ...], out: Path) -> 
 @click.command("advise")
 @click.argument("file", type=FILE)
 @key_option
-@click.option("--favourable/--unfavourable", default=None, help="What the DPO advises; give one.")
-@click.option("--text", required=True, help="The advice in words.")
+@told_options
 @out_option
 @command("residency.law.advise/1")
-def advise(file: Path, key_file: Path, favourable: bool | None, text: str, out: Path) -> Result:
+def advise(file: Path, key_file: Path, told: Told, out: Path) -> Result:
     """Sign the data-protection officer's advice on a law set; the officer advises and does not decide.
 
     \b
     Example: residency law advise law-set.json --key office/dpo.key --favourable --text "Complete." --out advice.json
     """
-    if favourable is None:
-        raise click.UsageError("give --favourable or --unfavourable")
     signer = load_role(key_file, "dpo", "advise")
     law_set = _read(file)
     _must_be_own(law_set, signer.identity.holder)
-    envelope = seal_advice(signer, "law_set", law_set.digest, favourable, text)
+    envelope = seal_advice(signer, "law_set", law_set.digest, told)
     write_new(out, envelope.encode() + b"\n")
-    word = "favourable" if favourable else "unfavourable"
-    lines = [f"{word} advice on law set {law_set.digest[:12]} of {law_set.site}: {out}"]
+    lines = [f"{told.word} advice on law set {law_set.digest[:12]} of {law_set.site}: {out}"]
     return Result({"digest": envelope.digest, "file": str(out)}, lines)
 
 
@@ -110,6 +106,7 @@ def adopt(file: Path, key_file: Path, given: Given, out: Path) -> Result:
     data = signed.encode() + b"\n"
     if on.anchor:
         law_adoption.open_adoption(on.anchor, data, str(out), law_set.site, at)
+        law_adoption.check_jurisdiction(law_set, on.anchor.trust.member(law_set.site).jurisdiction)
     write_new(out, data)
     lines = [f"adopted    law set {law_set.digest} for {law_set.site}{on.judged}", *_shown(law_set, packs)]
     lines.append(f"file       {out}")

@@ -29,7 +29,9 @@ at_option = click.option("--at", default=None, help="As of this UTC time (defaul
 
 @click.command("matrix")
 @click.argument("artifact", type=click.Choice(ARTIFACTS))
-@click.option("--purpose", type=click.Choice(PURPOSES), default="scientific_research", show_default=True)
+@click.option(
+    "--purpose", type=click.Choice(PURPOSES), default="scientific_research", show_default=True, help="Of the transfer."
+)
 @click.option("--data", type=click.Choice(CATEGORIES), multiple=True, default=("health",), help="May be repeated.")
 @click.option("--from", "exporters", metavar="CODES", help="Exporters, e.g. DE,US (default: one for each pack).")
 @click.option("--to", "destinations", metavar="CODES", help="Destinations (default: the same).")

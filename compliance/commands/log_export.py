@@ -12,7 +12,7 @@ from compliance.clock import now, parse_time, rfc3339
 from compliance.commands.elsewhere import part
 from compliance.commands.shared import FILE, load_role, must_sign_at
 from compliance.errors import InputError, UsageError
-from compliance.files import refuse_existing
+from compliance.files import quoted, refuse_existing
 from compliance.log.entry import KINDS
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _told(out: Path, made: Statement, view: LogView, *, signed: bool) -> Result:
         *([] if view.whole else [f"only the {len(view.entries)} entries that are shown there could be taken"]),
         *([f"{expired} entries have expired by retention; their leaf hashes are there"] if expired else []),
         *([f"{later} entries after the last checkpoint are not in it: no checkpoint covers them"] if later else []),
-        f"next: residency verify {out} --trust trust.json{'' if signed else ' --log LOG'}",
+        f"next: residency verify {quoted(out)} --trust trust.json{'' if signed else ' --log LOG'}",
     ]
     fields: dict[str, Json] = {
         "out": str(out),

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
+from compliance.answers import check_policy_owner
 from compliance.canonical import Json
 from compliance.cli import Result, command, table
 from compliance.clock import now, rfc3339
-from compliance.commands.advised import Given, given_options, ground, seal_advice
+from compliance.commands.advised import Given, Told, given_options, ground, seal_advice, told_options
 from compliance.commands.shared import FILE, key_option, load_role, mistakes_result, must_sign_at, out_option
 from compliance.errors import Refused
 from compliance.files import read_bytes, refuse_existing, write_all_new, write_new
@@ -94,27 +95,24 @@ def show(file: Path) -> Result:
 @policy.command("advise")
 @click.argument("file", type=FILE)
 @key_option
-@click.option("--favourable/--unfavourable", default=None, help="What the DPO advises; give one.")
-@click.option("--text", required=True, help="The advice in words.")
+@told_options
 @out_option
 @command("residency.policy.advise/1")
-def advise(file: Path, key_file: Path, favourable: bool | None, text: str, out: Path) -> Result:
+def advise(file: Path, key_file: Path, told: Told, out: Path) -> Result:
     """Sign the data-protection officer's advice on a policy; the officer advises and does not decide.
 
     \b
     Example: residency policy advise policy.yaml --key office/dpo.key --favourable --text "Adequate." --out advice.json
     """
-    if favourable is None:
-        raise click.UsageError("give --favourable or --unfavourable")
     signer = load_role(key_file, "dpo", "advise")
     mistakes, found = check_policy_file(file)
     if found is None:
         return mistakes_result(file, mistakes)
     _must_be_own(found, signer.identity.holder)
-    envelope = seal_advice(signer, "policy", policy_digest(found), favourable, text)
+    envelope = seal_advice(signer, "policy", policy_digest(found), told)
     write_new(out, envelope.encode() + b"\n")
-    word = "favourable" if favourable else "unfavourable"
-    return Result({"digest": envelope.digest, "file": str(out)}, [f"{word} advice on policy of {found.site}: {out}"])
+    lines = [f"{told.word} advice on policy of {found.site}: {out}"]
+    return Result({"digest": envelope.digest, "file": str(out)}, lines)
 
 
 @policy.command("sign")
@@ -151,6 +149,7 @@ def sign(file: Path, key_file: Path, given: Given, out: Path) -> Result:
     data = signed.encode() + b"\n"
     if on.anchor:
         open_policy(on.anchor, data, str(out), found.site, now())
+        check_policy_owner(found, found.site, on.anchor.trust.site(found.site).jurisdiction)
     beside = out.with_suffix(".decision.json")
     write_all_new({beside: reasons.encode() + b"\n", out: data})
     lines = [f"policy     {out}, digest {signed.digest}", f"decision   {beside}{on.judged}"]

@@ -10,7 +10,7 @@ from compliance.canonical import Json
 from compliance.cli import Result, command, table
 from compliance.clock import now, parse_time
 from compliance.errors import InputError, NoTrustAnchor
-from compliance.files import absolute, refuse_existing
+from compliance.files import absolute, quoted, refuse_existing
 from compliance.identity import Signer, load_signer
 from compliance.log.store import LogStore
 from compliance.release.bom import BOM_FILE
@@ -67,7 +67,8 @@ def build(run_folder: Path, key: Path, out: Path, trust: Path | None, at: str | 
         f"built and verified: {out} ({len(files)} files, manifest {manifest[:16]})",
         f"cleared for {', '.join(cleared) or 'nobody'}: by the logged decisions no other site may have it",
     ]
-    return Result(fields=fields, lines=[*lines, f"next: residency verify {out} --trust trust.json, on another machine"])
+    lines.append(f"next: residency verify {quoted(out)} --trust trust.json, on another machine")
+    return Result(fields=fields, lines=lines)
 
 
 def _operator_log(key: Path) -> Path:

@@ -24,7 +24,7 @@ from compliance.commands.shared import (
 )
 from compliance.commands.study_answers import advise, approve, refuse, withdraw
 from compliance.errors import InputError, Refused, ResidencyError
-from compliance.files import read_bytes, refuse_existing, write_all_new, write_new
+from compliance.files import quoted, read_bytes, refuse_existing, write_all_new, write_new
 from compliance.identity import Signer, seal
 from compliance.log.store import LogStore
 from compliance.policy import check_study
@@ -71,7 +71,7 @@ def init(out: Path, task: str) -> Result:
         [
             f"study      {out}",
             f"papers     {out.parent / 'papers'} (invented)",
-            f"next       residency study check {out}",
+            f"next       residency study check {quoted(out)}",
         ],
     )
 

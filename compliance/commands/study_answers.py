@@ -21,7 +21,7 @@ from compliance.answers import (
 from compliance.canonical import parse_canonical
 from compliance.cli import Result, command
 from compliance.clock import now, rfc3339
-from compliance.commands.advised import seal_advice
+from compliance.commands.advised import Told, check_against, seal_advice, told_options
 from compliance.commands.shared import FILE, key_option, load_role, must_sign_at, out_option, signature, trust_option
 from compliance.errors import CheckFailed, Refused
 from compliance.files import read_bytes, refuse_existing, write_new
@@ -38,29 +38,24 @@ from compliance.validation import load_model
 @click.command("advise")
 @click.argument("file", type=FILE)
 @key_option
-@click.option("--favourable/--unfavourable", default=None, help="What the DPO advises; give one.")
-@click.option("--text", required=True, help="The advice in words.")
+@told_options
 @trust_option
 @out_option
 @command("residency.study.advise/1")
-def advise(
-    file: Path, key_file: Path, favourable: bool | None, text: str, trust_file: Path | None, out: Path
-) -> Result:
+def advise(file: Path, key_file: Path, told: Told, trust_file: Path | None, out: Path) -> Result:
     """Sign the data-protection officer's advice on a signed study; the officer advises and does not decide.
 
     \b
     Example: residency study advise study.json --key dpo.key --favourable --text "Proportionate." \\
                --trust trust.json --out advice.json
     """
-    if favourable is None:
-        raise click.UsageError("give --favourable or --unfavourable")
     signer = load_role(key_file, "dpo", "advise")
     study, digest, judged = _read(file, trust_file)
     _own_terms(study, signer)
-    envelope = seal_advice(signer, "study", digest, favourable, text)
+    envelope = seal_advice(signer, "study", digest, told)
     write_new(out, envelope.encode() + b"\n")
-    word = "favourable" if favourable else "unfavourable"
-    lines = [f"{word} advice of {signer.identity.holder} on study {study.name} {digest[:12]}: {out}", *judged.lines]
+    said = f"{told.word} advice of {signer.identity.holder} on study {study.name} {digest[:12]}: {out}"
+    lines = [said, *judged.lines]
     return Result({"digest": envelope.digest, "study": digest, "file": str(out), **judged.fields}, lines)
 
 
@@ -89,6 +84,7 @@ def approve(
     study, digest = open_study(anchor, read_bytes(file, "study"), str(file), now())
     policy_digest = _inside_policy(anchor, study, signer, policy_file)
     advice = open_advice(anchor, read_bytes(advice_file, "advice"), str(advice_file), "study", now())
+    check_against(advice.advice, against)
     record = {
         "schema": APPROVAL,
         "subject": "study",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from compliance.cli import table
+from compliance.files import quoted
 from compliance.identity import Envelope
 from compliance.trust.root import Trust, signing_sites
 from compliance.trust.witnesses import NOWHERE, outside_party
@@ -17,6 +20,11 @@ def trust_fields(trust: Trust, envelope: Envelope) -> dict[str, object]:
         "signed_by": signed,
         "threshold_met": len(signed) >= trust.threshold,
     }
+
+
+def sign_line(draft: Path) -> str:
+    """For people: what comes after a draft."""
+    return f"next       each signatory: residency consortium sign {quoted(draft)} --key signatory.key"
 
 
 def trust_lines(trust: Trust, envelope: Envelope) -> list[str]:

@@ -17,12 +17,12 @@ from compliance.release import manifest
 from compliance.release.bundle_folder import read_folder
 from compliance.release.report import Report
 from compliance.release.verify import verify_bundle, verify_integrity
-from compliance.release.verify_file import EXPORT, SQLITE, TILES, Given, judge, read_given, refuse_options
+from compliance.release.verify_file import DOSSIER, EXPORT, SQLITE, TILES, Given, judge, read_given, refuse_options
 from compliance.trust.root import load_anchor
 
 _FILE = click.Path(path_type=Path)
 # A folder that holds one of these is no bundle, and is judged as nothing else than what the name says.
-_IN_FOLDERS = {"export.json": EXPORT, "log.db": SQLITE, "checkpoint": TILES}
+_IN_FOLDERS = {"export.json": EXPORT, "log.db": SQLITE, "checkpoint": TILES, "dossier.json": DOSSIER}
 _OF_A_BUNDLE = ("study.json", "evidence", "rosters", "model")
 
 
@@ -40,7 +40,7 @@ _OF_A_BUNDLE = ("study.json", "evidence", "rosters", "model")
 )  # fmt: skip
 @command("residency.verify/1")
 def verify(path: Path, trust: Path | None, at: str | None, against: tuple[Path, ...], log: Path | None) -> Result:
-    """Check a release bundle, a log or an export (folders; also a home), or one file made from a log, offline.
+    """Check a release bundle, a log, an export or a dossier (folders; also a home), or one file made of a log, offline.
 
     Prints each step, then what is PROVED, what is ASSERTED BY whom, and what is NOT COVERED. Exits 1 if a check is
     false, 5 without a trust file ("integrity only").

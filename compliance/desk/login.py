@@ -12,7 +12,7 @@ from typing import Final
 
 from compliance.clock import now
 from compliance.errors import InputError
-from compliance.files import read_bytes
+from compliance.files import quoted, read_bytes
 
 LOGIN: Final = "/login"
 _COOKIE: Final = "residency-desk"
@@ -65,7 +65,7 @@ def read_token(path: Path) -> str:
     token = read_bytes(path, "token", _LONGEST + 2).decode("utf-8", errors="replace").strip()
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
-        raise _bad("others may read the token file", f"mode {mode:04o}", "mode 0600", f"chmod 600 {path}")
+        raise _bad("others may read the token file", f"mode {mode:04o}", "mode 0600", f"chmod 600 {quoted(path)}")
     if not (token.isascii() and token.isprintable() and " " not in token and _SHORTEST <= len(token) <= _LONGEST):
         limit = f"{_SHORTEST} to {_LONGEST} printable characters without a space"
         raise _bad("the token is no long random word", f"{len(token)} characters", limit, "openssl rand -hex 32")

@@ -7,7 +7,6 @@ key; it has no DPO, so always with a reason.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +19,7 @@ from compliance.identity import Role, media_type, parse_envelope
 from compliance.law.law_set import ADOPTION, SCHEMA, AdoptedPack, Adoption, LawSet
 from compliance.law.pack import Pack
 from compliance.law.regions import Regions
-from compliance.trust.root import NAME, Anchor
+from compliance.trust.root import Anchor, Member
 from compliance.validation import load_model
 
 
@@ -45,10 +44,7 @@ def draft_law_set(
     Raises InputError RSD-2105 (no pack binds), RSD-3030 (malformed), Refused RSD-3035 (an id that may not be left out).
     """
     binding = {name: pack for name, pack in packs.items() if jurisdiction in pack.jurisdictions}
-    if not re.fullmatch(NAME, site) or not re.fullmatch(r"[A-Z]{2}", jurisdiction):
-        raise _malformed(
-            "the law set", f"site {site}, jurisdiction {jurisdiction}", f"site {NAME}, jurisdiction [A-Z]{{2}}"
-        )
+    load_model(Member, {"name": site, "jurisdiction": jurisdiction}, "RSD-3030", "the law set's site")
     if not binding:
         raise InputError(
             "RSD-2105",
@@ -224,7 +220,7 @@ def _another(what: str, found: str, limit: str) -> Refused:
         rule="a site adopts for itself and for where it is",
         found=found,
         limit=limit,
-        next="give the law set that this site's own signatory adopted",
+        next="give the law set that this site's own signatory adopted for where it is; or make one: residency law init",
     )
 
 

@@ -91,14 +91,15 @@ def make(home: Path, out: Path, kind: Kind, *, keys: bool) -> Made:
     """
     refuse_existing(out)
     _require(home, kind, str(home))
-    with _disk(out), _stage(home) as stage:
+    with _disk(home), _stage(home) as stage:
         left_out = _copy(home, stage, kind, keys=keys)
         origin, size, root = _log(stage)
         files = tuple(_saved(stage, path) for path in _files(stage))
         listed = BackupList(
             schema=SCHEMA, of=kind.of, at=rfc3339(now()), keys=keys, origin=origin, size=size, root=root, files=files
         )
-        _write(stage, listed, out)
+        with _disk(out):
+            _write(stage, listed, out)
     return Made(listed, left_out)
 
 

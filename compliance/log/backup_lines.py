@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compliance.canonical import Json
+from compliance.files import quoted
 from compliance.log.backup import BackupList, Made
 
 
@@ -32,7 +33,7 @@ def restored_lines(listed: BackupList, home: Path, doctor: str) -> list[str]:
     lines = [f"restored   {home}, as of {listed.at}: {_told(listed)}"]
     if not listed.keys:
         lines.append("next       put the private keys back where they were: none is in the backup")
-    return [*lines, f"next       {doctor} --home {home}"]
+    return [*lines, f"next       {doctor} --home {quoted(home)}"]
 
 
 def _fields(listed: BackupList) -> dict[str, Json]:

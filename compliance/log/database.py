@@ -102,6 +102,8 @@ class Database:
         try:
             yield
         except (sqlite3.Error, OSError, UnicodeDecodeError) as e:  # the last: text of a damaged file
+            if doing == "read":
+                raise unreadable(self.path, e) from e
             raise EnvironmentFault(
                 "RSD-5030",
                 f"cannot {doing} {self.path}: {e}",
@@ -110,6 +112,19 @@ class Database:
                 limit="a durable commit",
                 next="free disk space, check the disk and the file's owner, then repeat; nothing was half written",
             ) from e
+
+
+def unreadable(path: Path, error: Exception) -> EnvironmentFault:
+    """RSD-5030 of who only reads: the file at `path` is damaged, or not this user's to read."""
+    return EnvironmentFault(
+        "RSD-5030",
+        f"cannot read {path}: {error}",
+        rule="a reader changes nothing, and repairs nothing",
+        found=error,
+        limit="a whole SQLite file that this user may read",
+        next="check the file's owner; if it was cut off or damaged, obtain it again or restore the newest backup; "
+        "if a .db-wal lies there without a .db-shm, start what writes the file once",
+    )
 
 
 def _create_private(path: Path) -> None:

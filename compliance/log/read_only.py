@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from compliance.errors import CheckFailed, EnvironmentFault, ResidencyError
-from compliance.log.database import BUSY_TIMEOUT_S, Database
+from compliance.errors import CheckFailed, ResidencyError
+from compliance.log.database import BUSY_TIMEOUT_S, Database, unreadable
 from compliance.log.store import LogStore
 
 T = TypeVar("T")
@@ -40,14 +40,7 @@ def look(path: Path, action: Callable[[sqlite3.Connection], T]) -> T:
     try:
         return _settled(path, action)
     except (sqlite3.Error, UnicodeDecodeError) as e:  # the last: text of a damaged file
-        raise EnvironmentFault(
-            "RSD-5030",
-            f"cannot read {path}: {e}",
-            rule="a reader changes nothing, and repairs nothing",
-            found=e,
-            limit="a whole SQLite file that this user may read",
-            next="check the file's owner; if a .db-wal lies there without a .db-shm, start what writes the file once",
-        ) from e
+        raise unreadable(path, e) from e
 
 
 def _settled(path: Path, action: Callable[[sqlite3.Connection], T]) -> T:

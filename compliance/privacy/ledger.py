@@ -260,7 +260,7 @@ class Ledger:
 
     def _write(self, source: str, kind: str, decide: Callable[[SourceState], Json | None]) -> SourceState:
         """Decide on the newest state and append, as one transaction; nobody else can write between the two."""
-        with self._lock, _disk(self._path):
+        with self._lock, _disk(self._path, writing=True):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 state = self._read(source)
@@ -374,16 +374,18 @@ def _bad(what: str, found: str, limit: str) -> InputError:
 
 
 @contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """SQLite's and the system's errors as EnvironmentFault RSD-4120; the transaction was rolled back."""
+def _disk(path: Path, *, writing: bool = False) -> Iterator[None]:
+    """SQLite's and the system's errors as EnvironmentFault RSD-4120; a transaction was rolled back."""
     try:
         yield
     except (sqlite3.Error, OSError) as e:
         raise EnvironmentFault(
             "RSD-4120",
-            f"the ledger at {path} cannot be read or written: {e}",
+            f"the ledger at {path} cannot be {'written' if writing else 'read'}: {e}",
             rule="no charge on disk, no training",
             found=str(e),
-            limit="a durable write",
-            next="free disk space or fix the file's owner; what was not confirmed was not recorded",
+            limit="a durable write" if writing else "a whole ledger that this user may read and write",
+            next="free disk space or fix the file's owner; what was not confirmed was not recorded"
+            if writing
+            else "check the file's owner and the disk; if the file is damaged, restore the newest backup of this home",
         ) from e

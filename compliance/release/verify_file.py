@@ -20,9 +20,12 @@ SQLITE: Final = "a log.db"
 TILES: Final = "tiles of a log"
 EXPORT: Final = "residency.export/1"
 EVIDENCE: Final = "evidence of a log"
+DOSSIER: Final = "residency.dossier/1"
 _ENVELOPE = ("application/vnd.", "+json")  # around the schema of a signed statement
 _CHECKPOINT: Final = re.compile(rb"[^\n]+\n[0-9]+\n[A-Za-z0-9+/]{43}=\n\n\xe2\x80\x94 ")
 _MOST_NAME = 80
+_ZIP: Final = b"PK\x03\x04"
+_NEXT: Final = "give a bundle, a log, the evidence of a log, an export or what `audit evidence` wrote"
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,30 @@ def judge(file: Given, wanted: str | None = None) -> Report:
     name = form_of(file.data)
     form = FORMS.get(name) if wanted in {None, name} else None
     if form is None:
+        found, advice = _seen(file, name)
         raise InputError(
             "RSD-5140",
             f"{file.path} is nothing that can be verified",
             rule="a file is judged by the schema that it names",
-            found=name,
+            found=found,
             limit=wanted or ", ".join(FORMS),
-            next="give a bundle, a log, the evidence of a log, an export or what `audit evidence` wrote",
+            next=advice,
         )
     given = {"--against": file.against, "--log": file.log}
     refuse_options({option for option, value in given.items() if value}, form.options, name)
     return form.judge(file)
+
+
+def _seen(file: Given, name: str) -> tuple[str, str]:
+    """What a file that nobody judges is, as far as it shows, and what to give in its place."""
+    if file.data.startswith(_ZIP):
+        return "a zip file", "unpack it, and give the folder or the file that was in it"
+    source = file.path.with_suffix(".json")
+    if file.path.suffix == ".html" and source.is_file():
+        return "a page for people", f"give {source}, which it was made from"
+    if form_of(file.data.replace(b"\r\n", b"\n")) in FORMS and b"\r\n" in file.data:
+        return "line ends CR LF", "its line ends were changed on the way: obtain it again, or change CR LF back to LF"
+    return name, _NEXT
 
 
 def read_given(path: Path) -> bytes:
@@ -172,7 +188,7 @@ FORMS: Final[Mapping[str, Form]] = {
     EVIDENCE: Form(_evidence, frozenset({"--against"})),
     SQLITE: Form(_database, frozenset({"--against"})),
     "c2sp.org/tlog-proof@v1": Form(_tlog_proof),
-    "residency.dossier/1": Form(_dossier, frozenset({"--log"})),
+    DOSSIER: Form(_dossier, frozenset({"--log"})),
     EXPORT: Form(_export, frozenset({"--against", "--log"})),
     TILES: Form(_tiles, frozenset({"--against"})),
 }

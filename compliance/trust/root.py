@@ -117,6 +117,10 @@ class Trust(Frozen):
             next="admit the site first: residency consortium admit",
         )
 
+    def member(self, name: str) -> Member:
+        """The operator, if it is called `name`, or that site. Raises InputError RSD-6010."""
+        return self.operator if name == self.operator.name else self.site(name)
+
     def keys_of(self, role: Role, holder: str | None = None) -> list[PublicIdentity]:
         """Keys in this role, of this holder if given."""
         return [k for k in self.keys if k.role == role and (holder is None or k.holder == holder)]

@@ -85,7 +85,8 @@ def check_open(place: OperatorHome, invited: Invited) -> None:
             rule="of a site's invitations the newest holds",
             found=f"invitation {invited.invitation[:12]}, retired",
             limit="the newest invitation",
-            next="enrol with the newest invitation; if the site has no newer one, tell the operator at once",
+            next="enrol with the newest invitation in another --home; a folder that was made with this one and has no"
+            " certificate can be removed. If the site has no newer one, tell the operator at once",
         )
 
 

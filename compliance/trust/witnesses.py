@@ -64,7 +64,7 @@ def check_outside(trust: Trust, holder: str, at: datetime) -> None:
 def shown_to(trust: Trust, member: str, holder: str, at: datetime) -> Transfer:
     """What would leave outside of a run: a checkpoint of `member`, to an outside witness. Raises Refused RSD-5110."""
     check_outside(trust, holder, at)
-    where = trust.operator.jurisdiction if member == trust.operator.name else trust.site(member).jurisdiction
+    where = trust.member(member).jurisdiction
     return Transfer(
         artifact="log_checkpoint",
         exporter=Party(name=member, jurisdiction=where),

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import click
 import pytest
 
 import residency
+from compliance.cli import Result, command
 
 # Those that only look, or that need a home that is there: a wrong --home must stay as it is.
 READERS = [
@@ -95,12 +96,14 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     return run
 
 
-def commands(group: click.Group = residency.cli, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def commands(
+    group: click.Group = residency.cli, path: tuple[str, ...] = (), without: Collection[str] = ("demo", "bench")
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command below `group`; demo and bench take no files."""
     for name in group.list_commands(click.Context(group)):
-        found = None if name in {"demo", "bench"} else group.get_command(click.Context(group), name)
+        found = None if name in without else group.get_command(click.Context(group), name)
         if isinstance(found, click.Group):
-            yield from commands(found, (*path, name))
+            yield from commands(found, (*path, name), without)
         elif found is not None:
             yield (*path, name), found
 
@@ -245,6 +248,45 @@ def test_what_the_system_refuses_keeps_the_schema_of_its_command(call: Callable[
     said = call("agent", "status", "--home", "n" * 300, "--json")
     assert (said.exit_code, said.error["code"]) == (7, "RSD-7004")
     assert json.loads(said.out)["schema"] == "residency.agent.status/1"
+
+
+def _stopped() -> click.Command:
+    @command("residency.stopped/1")
+    def stopped() -> Result:
+        raise KeyboardInterrupt
+
+    return click.command("stopped")(stopped)
+
+
+def test_an_interrupt_is_an_error_of_its_command(call: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residency.LazyGroup, "get_command", lambda *_: _stopped())
+    said = call("stopped", "--json")
+    assert (said.exit_code, said.error["code"]) == (130, "RSD-7005")
+    assert json.loads(said.out)["schema"] == "residency.stopped/1"
+    plain = call("stopped")
+    assert (plain.exit_code, plain.out) == (130, "")
+    assert plain.err.strip() == "error RSD-7005: the command was interrupted before its end"
+
+
+def test_an_interrupt_while_a_command_loads_is_an_error_too(
+    call: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loading(*_: object) -> click.Command:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(residency.LazyGroup, "get_command", loading)
+    said = call("verify", "--json")
+    assert (said.exit_code, said.error["code"]) == (130, "RSD-7005")
+
+
+def test_every_option_has_a_help_text() -> None:
+    bare = [
+        (*path, o.name)
+        for path, found in commands(without=())
+        for o in found.params
+        if isinstance(o, click.Option) and not o.help and not o.hidden
+    ]
+    assert bare == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")

@@ -223,6 +223,11 @@ def test_against_advice(office: Office) -> None:
     ok(*approve(office, "--against-advice", "The benefit prevails.", advice=office.root / "no.json"))
 
 
+def test_a_reason_against_favourable_advice_approves_nothing(office: Office) -> None:
+    refused(4, "RSD-2213", *approve(office, "--against-advice", "The benefit prevails."))
+    assert not (office.root / "approval.json").exists()
+
+
 def test_advise_and_refuse(office: Office) -> None:
     root = office.root
     study, out = root / "study.json", root / "answer.json"

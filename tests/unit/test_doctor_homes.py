@@ -168,8 +168,8 @@ DATA, MODEL = "dataset thyroid", "model tiny"
 CUT = "DELETE FROM entries WHERE idx = (SELECT max(idx) FROM entries)"
 FAULTS: list[tuple[str, Callable[[Path], None], dict[str, str]]] = [
     ("readable key", _set("keys/agent.key", 0o640), {"keys": "fail"}),
-    ("no node key", _remove("keys/node.key"), {"keys": "fail", "certificate": "fail", KEYS: "fail"}),
-    ("no agent key", _remove("keys/agent.key"), {"keys": "fail", "log": "skipped", KEYS: "fail"}),
+    ("no node key", _remove("keys/node.key"), {"keys": "fail", "certificate": "skipped", KEYS: "skipped"}),
+    ("no agent key", _remove("keys/agent.key"), {"keys": "fail", "log": "skipped", KEYS: "skipped"}),
     ("half a node key", _cut("keys/node.key", 60), {"certificate": "fail", KEYS: "fail"}),
     ("expired certificate", _certificate(0), {"certificate": "fail"}),
     ("certificate near its end", _certificate(20), {"certificate": "warn"}),
@@ -326,6 +326,11 @@ def test_health_is_false_without_an_agent_and_true_with_one(home: Path, monkeypa
         assert ask().exit_code == 0
         _certificate(0)(home)
         assert ask().exit_code == 7
+        _remove("keys/node.key")(home)
+        told = {c["name"]: c for c in json.loads(ask().stdout)["checks"]}
+        assert {n for n, c in told.items() if c["state"] == "fail"} == {"keys"}
+        lacks = "needs keys/node.key, which is missing: see keys"
+        assert {told[n]["found"] for n in ("certificate", "governance", "clock")} == {lacks}
 
 
 # --- the server -----------------------------------------------------------------------------------------------------

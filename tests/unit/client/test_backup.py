@@ -106,6 +106,17 @@ def test_nothing_is_overwritten(home: Path, saved: Path, tmp_path: Path) -> None
     assert not any((tmp_path / "a").iterdir())
 
 
+def test_a_home_that_nobody_may_write_is_named_and_not_the_backup(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(**_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("compliance.log.backup.tempfile.mkdtemp", denied)
+    error = refused(7, "RSD-7001", "agent", "backup", "--home", home, "--out", tmp_path / "b.tar")
+    assert f"cannot write {home}:" in error["message"]
+
+
 def test_another_kind_of_home_or_file_is_refused(home: Path, saved: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="RSD-5067"):
         operators.restore(saved, tmp_path / "hub")

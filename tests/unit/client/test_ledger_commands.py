@@ -58,6 +58,15 @@ def test_show_tells_what_is_spent_reserved_and_left_and_every_study_and_entry(sp
     assert study["charged"][0]["steps"] * 3 == study["events"][0]["steps"]
 
 
+def test_a_damaged_ledger_is_told_in_the_words_of_a_reader(spent):
+    (spent / "ledger.db").write_bytes((spent / "ledger.db").read_bytes()[:5000])
+    (spent / "ledger.db-wal").unlink(missing_ok=True)
+    error = refused(7, "RSD-4120", "agent", "ledger", "show", "--home", spent)
+    assert "cannot be read" in error["message"]
+    assert error["limit"] == "a whole ledger that this user may read and write"
+    assert "restore the newest backup" in error["next"]
+
+
 def test_people_see_tables_and_a_plot(spent):
     text = run("agent", "ledger", "show", "--home", spent).output
     (source,) = _show(spent)

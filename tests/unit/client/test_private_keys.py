@@ -27,6 +27,15 @@ def home(tmp_path: Path) -> AgentHome:
     return made
 
 
+@pytest.mark.parametrize("names", [("keys/agent.key",), ("keys/node.key",), ("keys/agent.key", "keys/node.key")])
+def test_a_start_without_a_key_names_it_and_the_way_on(home: AgentHome, names: tuple[str, ...]) -> None:
+    for name in names:
+        (home.path / name).unlink()
+    error = refused(3, "RSD-1237", "agent", "start", "--home", home.path)
+    assert error["found"] == f"no {', no '.join(names)}"
+    assert "restore a backup made with --keys" in error["next"]
+
+
 @pytest.mark.parametrize("name", ["agent.key", "node.key", "rows.secret"])
 def test_a_start_with_a_key_that_others_may_read_is_refused(home: AgentHome, name: str) -> None:
     file = home.path / "keys" / name

@@ -342,6 +342,27 @@ def test_no_server_no_status(hub):
     refused(6, "RSD-6106", "server", "status", "--home", hub)
 
 
+class _Running:
+    """A server that answers, as `open_control` gives it."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def nodes(self):
+        return []
+
+
+def test_a_server_before_the_trust_file_has_a_status(hub, monkeypatch):
+    monkeypatch.setattr("server.desk.open_control", lambda _: _Running())
+    (hub / "trust.json").unlink()
+    shown = ok("server", "status", "--home", hub)
+    assert (shown["sites"], shown["suspended"], shown["witnesses"]) == ({}, [], [])
+    assert "no trust file: nobody is admitted" in run("server", "status", "--home", hub).output
+
+
 def test_a_server_on_a_taken_port_ends_with_7(hub):
     port = int(json.loads((hub / "consortium.json").read_text())["server"].rsplit(":", 1)[1])
     with socket.socket() as taken:

@@ -179,14 +179,14 @@ def test_an_unknown_country_is_one_mistake_and_its_papers_none(tmp_path: Path) -
         ("RSD-6003", "Berlin", ("key", "new", "--role", "dpo", "--holder", "Berlin")),
     ],
 )  # fmt: skip
-def test_a_name_that_is_none_is_told_with_its_pattern(
+def test_a_name_that_is_none_is_told_with_what_one_is(
     tmp_path: Path, code: str, found: str, words: tuple[object, ...]
 ) -> None:
     flag = "--home" if words[0] == "consortium" else "--out"
     command = (*words, flag, tmp_path / "new")
     error = refused(3, code, *command)
     assert error["found"] == found
-    assert "pattern" in error["limit"]
+    assert "small letters" in error["limit"]
     assert f"next: {error['next']}" in run(*command).stderr
     assert error["next"]
 
@@ -207,5 +207,5 @@ def test_an_invitation_to_a_name_that_is_none(tmp_path: Path) -> None:
     command = ("consortium", "invite", "Lyon", "--jurisdiction", "FR", "--home", tmp_path / "hub", "--out",
                tmp_path / "i.json")  # fmt: skip
     error = refused(3, "RSD-6016", *command)
-    assert (error["found"], "pattern" in error["limit"]) == ("Lyon", True)
+    assert (error["found"], "small letters" in error["limit"]) == ("Lyon", True)
     assert f"next: {error['next']}" in run(*command).stderr

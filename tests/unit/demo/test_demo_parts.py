@@ -31,8 +31,9 @@ def test_a_filled_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     refuse_filled(tmp_path / "new")
     (tmp_path / "mine").write_text("x")
     for path in (tmp_path, tmp_path / "mine"):
-        with pytest.raises(InputError, match="RSD-8900"):
+        with pytest.raises(InputError, match="RSD-8900") as e:
             refuse_filled(path)
+        assert "rm " not in e.value.next  # what is there is somebody's
     assert (tmp_path / "mine").read_text() == "x"
 
 

@@ -45,6 +45,9 @@ def test_it_writes_a_page_and_a_file_that_verify_checks(place: Path) -> None:
     good = call("verify", place / "out" / "dossier.json", *trust, "--log", place / "run")
     assert good.exit_code == 0, good.output
     assert "every row, made again from the entries, is the same" in good.output
+    assert call("verify", place / "out", *trust).exit_code == 0
+    page = call("verify", place / "out" / "dossier.html", *trust)
+    assert (page.exit_code, f"give {place / 'out' / 'dossier.json'}" in page.output) == (3, True)
     (place / "edited.json").write_bytes(data.replace(b'"DENY"', b'"ALLOW"', 1))
     bad = call("verify", place / "edited.json", *trust, "--json")
     assert bad.exit_code == 1
@@ -56,7 +59,7 @@ def test_it_writes_a_page_and_a_file_that_verify_checks(place: Path) -> None:
     assert (again.exit_code, "RSD-2009" in again.output) == (3, True)
 
 
-@pytest.mark.parametrize("lure", ["export.json", "log.db", "checkpoint"])
+@pytest.mark.parametrize("lure", ["export.json", "log.db", "checkpoint", "dossier.json"])
 def test_a_bundle_is_judged_as_one_whatever_lies_beside_its_manifest(place: Path, lure: str) -> None:
     """Whoever fills the folder could lay a sound log there, and have that judged instead of the release."""
     folder = place / f"lure-{lure}"

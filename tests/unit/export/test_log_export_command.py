@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import stat
+import zipfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,19 @@ def test_options_and_files_that_do_not_go_together(home: Path, tmp_path: Path) -
     refused(3, "RSD-5140", "verify", home / "trust.json", *trust)
     (tmp_path / "note.txt").write_text("a text\n")
     refused(3, "RSD-5140", "verify", tmp_path / "note.txt", *trust)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as packed:
+        packed.write(home / "trust.json")
+    said = refused(3, "RSD-5140", "verify", tmp_path / "b.zip", *trust)
+    assert "found a zip file;" in said
+    assert "next: unpack it" in said
+
+
+def test_a_log_that_was_cut_off_is_told_in_the_words_of_a_reader(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.db").write_bytes((home / "log.db").read_bytes()[:9000])
+    done = call("verify", tmp_path / "t.db", "--trust", home / "trust.json", "--json")
+    error = json.loads(done.stdout)["error"]
+    assert (done.exit_code, error["limit"]) == (1, "a whole SQLite file that this user may read")
+    assert "if it was cut off or damaged, obtain it again" in error["next"]
 
 
 def test_a_full_disk_leaves_nothing_and_no_statement(

@@ -66,6 +66,9 @@ def test_a_proof_is_verified_with_the_trust_file_alone(path: str, tmp_path: Path
     assert len(shown["cosigners"]) == 2
     assert member in shown["asserted"]
     assert CliRunner().invoke(verify, words[:1]).exit_code == 5
+    (tmp_path / "one.tlog-proof").write_bytes(proofs()[path].replace(b"\n", b"\r\n"))
+    changed = CliRunner().invoke(verify, words)
+    assert (changed.exit_code, "its line ends were changed" in changed.stderr) == (3, True)
 
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))

@@ -144,8 +144,9 @@ def test_a_dead_child_is_started_again():
 
 
 def test_the_child_is_quiet_and_knows_the_home(tmp_path, monkeypatch):
+    monkeypatch.delenv("FLWR_LOG_LEVEL", raising=False)
     environment = superexec_environment(tmp_path, tmp_path / "f", 0.2)
-    assert environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+    assert (environment["FLWR_DISABLE_UPDATE_CHECK"], environment["FLWR_LOG_LEVEL"]) == ("1", "WARNING")
     monkeypatch.setenv("RESIDENCY_SERVER_HOME", environment["RESIDENCY_SERVER_HOME"])
     assert server_home() == tmp_path
     monkeypatch.delenv("RESIDENCY_SERVER_HOME")

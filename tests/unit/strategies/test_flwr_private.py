@@ -37,6 +37,12 @@ def test_a_renamed_parameter_stops_the_process():
         flwr_private.check_signature("x.gone", names, ())
 
 
+def test_flowers_log_lines_have_no_colours_in_a_file():
+    code = "import logging, strategies.flwr_private as p; p.plain_console(); logging.getLogger('flwr').error('x')"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stderr.split() == ["ERROR", ":", "x"]
+
+
 def test_a_missing_name_and_another_version_stop_the_process(monkeypatch):
     monkeypatch.setitem(flwr_private.NAMES, "gone", {"NoSuchName": "flwr.app"})
     with pytest.raises(EnvironmentFault) as e:
