@@ -43,6 +43,7 @@ TRICKY = ("1.10", "1", "1.0", "01", "007", "0", "TRUE", "true", "1E3", "NA", "",
 NUMBERS = ("1.10", "1", "07", " 50 ", "NA", "", "true", "9" * 20, ".5", "1e1")
 PEOPLE = st.sampled_from(["7", "07", "7.0", "NA", "12E3", "12345678901234567890", "12345678901234567891"])
 UTF8 = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+CSV_TEXTS = UTF8.filter(lambda text: "\0" not in text)  # a CSV with a zero byte is refused (RSD-2301)
 
 
 CELL_TEXTS = st.sampled_from(TRICKY)
@@ -106,7 +107,7 @@ PLAIN = {"patient": "12345678901234567890", "TSH": "1.10", "age": "1", "note": "
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(rows(), min_size=1, max_size=4), rows(UTF8))
+@given(st.lists(rows(), min_size=1, max_size=4), rows(CSV_TEXTS))
 @example([PLAIN, PLAIN | {"TSH": "2", "target": "0"}], ODD)
 def test_a_row_of_a_csv_changes_no_other(table, other):
     unchanged(".csv", as_csv(table), as_csv([*table, other]), len(table))

@@ -95,9 +95,9 @@ def test_what_is_no_file_is_named_with_what_it_is(home: Path, tmp_path: Path) ->
         assert "--path" in error["next"]
 
 
-def test_a_name_that_is_none_is_told_with_its_pattern(home: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_none_is_told_in_words(home: Path, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(HEADER + ROWS)
     error = refused(3, "RSD-1235", *added(home, tmp_path / "t.csv", "A b"))
     assert error["found"] == "A b"
-    assert "pattern" in error["limit"]
+    assert error["limit"].startswith("small letters, digits and hyphens")
     assert error["next"] == "residency explain RSD-1235"
