@@ -39,7 +39,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found: dict[str, Any] = json.loads(done.stdout)
     network = json.loads(report.read_text()) if report.exists() else None
-    return {**found, "network": network}
+    return {**found, "network": network, "screen": done.stderr.splitlines()}
 
 
 def test_it_learns_above_the_targets_and_the_baselines(shown: dict[str, Any]) -> None:
@@ -70,6 +70,16 @@ def test_each_attack_is_stopped_by_its_own_rule(shown: dict[str, Any]) -> None:
     assert len(shown["stopped"]) == 4
     assert shown["tamper_caught"] is True
     assert shown["verified"] is True
+
+
+def test_it_is_told_in_the_order_that_was_announced(shown: dict[str, Any]) -> None:
+    told = (
+        "WHAT IS INVENTED", "ADVICE AND APPROVAL", "TRIED, AND STOPPED", "STOPPED  a study that asks for eps 50",
+        "STOPPED  code in the bundle", "STOPPED  one more study than the ledger can pay", "LIVE ROUNDS", "THE RESULT",
+        "VERIFICATION, OFFLINE", "AN INSIDER", "STOPPED  insider re-signs a cut log", "NOT SHOWN",
+    )  # fmt: skip
+    lines = [next(i for i, line in enumerate(shown["screen"]) if words in line) for words in told]
+    assert lines == sorted(lines)
 
 
 def test_it_keeps_its_limits_and_leaves_no_process_behind(shown: dict[str, Any]) -> None:
